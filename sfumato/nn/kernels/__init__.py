@@ -1,0 +1,1 @@
+"""Kernels compiled on first use where there is a compiler, each beside the plain torch it must agree with."""
