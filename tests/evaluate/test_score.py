@@ -1,0 +1,106 @@
+"""Scoring a folder against a tiny corpus made on the spot."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.errors import DataError, InvalidRequest, UnknownName
+from sfumato.evaluate.features import features, on_white
+from sfumato.evaluate.score import distances, picture_files, score
+from sfumato.nn.efficientnet import EfficientNetLite0, efficientnet_lite0
+
+
+@pytest.fixture(scope="module")
+def model() -> EfficientNetLite0:
+    torch.manual_seed(0)
+    return efficientnet_lite0().eval()
+
+
+def picture(seed: int) -> Image.Image:
+    """Noise with transparent holes, and rubbish under the holes."""
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    array[..., 3] = np.where(array[..., 3] > 100, 255, 0)
+    return Image.fromarray(array, "RGBA")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Twelve pictures of train and five of test_style, as in the real corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    records = []
+    with tarfile.open(folder / "c.tar", "w") as tar:
+        for i in range(17):
+            data = io.BytesIO()
+            picture(i).save(data, "webp", lossless=True, exact=True)
+            info = tarfile.TarInfo(f"{i}.webp")
+            info.size = len(data.getvalue())
+            tar.addfile(info, io.BytesIO(data.getvalue()))
+            split = "train" if i < 12 else "test_style"
+            records.append(
+                {"split": split, "offset": tar.offset - -(-info.size // 512) * 512, "size": info.size}
+            )
+    (folder / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder / "c.tar", folder / "c.jsonl"
+
+
+def test_the_split_against_itself_is_zero(
+    corpus: tuple[Path, Path], model: EfficientNetLite0, tmp_path: Path
+) -> None:
+    """The same five pictures in a folder, already on white: FD 0, and the KID of equal sets."""
+    for i in range(12, 17):
+        on_white(picture(i)).save(tmp_path / f"{i}.png")
+    got = score(picture_files(tmp_path), *corpus, "test_style", model=model)
+    x = features([picture(i) for i in range(12, 17)], model)
+    assert got.pictures.fd.n == got.pictures.kid.n == got.floor.fd.n == got.floor.kid.n == (5, 5)
+    assert got.pictures.fd.value == pytest.approx(0, abs=1e-6 * x.var(0).sum().item())
+    assert got.pictures.kid.value == pytest.approx(distances(x, x).kid.value, rel=1e-4)
+
+
+def test_floor_is_of_two_disjoint_sets(corpus: tuple[Path, Path], model: EfficientNetLite0) -> None:
+    """Without pictures, train's twelve make three sets of four: scored, and the two of the floor."""
+    got = score(None, *corpus, "test_style", model=model, seed=3)
+    assert got.floor.fd.n == got.pictures.fd.n == (4, 4)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()
+    x = features([picture(i) for i in order], model)
+    assert got.floor.fd.value == pytest.approx(distances(x[:4], x[4:8]).fd.value, rel=1e-4)
+    assert got.floor.kid.value == pytest.approx(distances(x[:4], x[4:8]).kid.value, rel=1e-3)
+
+
+def test_n_is_that_of_the_smallest_side_and_is_printed(
+    corpus: tuple[Path, Path], model: EfficientNetLite0, tmp_path: Path
+) -> None:
+    for i in range(4):
+        picture(i + 50).save(tmp_path / f"{i}.png")
+    got = score(picture_files(tmp_path), *corpus, "test_style", model=model)
+    assert str(got).count("(n = 4, 4)") == 4
+    assert str(got).startswith("pictures to test_style: KID ")
+
+
+def test_what_cannot_be_scored_is_refused(
+    corpus: tuple[Path, Path], model: EfficientNetLite0, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="no pictures"):
+        picture_files(tmp_path)
+    with pytest.raises(DataError, match="cannot read the folder"):
+        picture_files(tmp_path / "absent")
+    picture(0).save(tmp_path / "0.png")
+    with pytest.raises(InvalidRequest, match="one has 1"):
+        score(picture_files(tmp_path), *corpus, "test_style", model=model)
+    with pytest.raises(UnknownName, match="did you mean 'test_style'"):
+        score(picture_files(tmp_path), *corpus, "test_styl", model=model)
+    for i in range(1, 4):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="not a picture"):
+        score(picture_files(tmp_path), *corpus, "test_style", model=model)
+    with pytest.raises(DataError, match="cannot read the pictures"):
+        score(None, corpus[1], corpus[1], "test_style", model=model)
+    (tmp_path / "bad.jsonl").write_text('{"split": "train"}\n')
+    with pytest.raises(DataError, match="has no offset, size"):
+        score(None, corpus[0], tmp_path / "bad.jsonl", "test_style", model=model)
