@@ -52,9 +52,8 @@ def colour(name: str | None) -> Rgb:
 
 def background(rng: np.random.Generator) -> str | None:
     """Half of the time one of the twelve names, else None (white)."""
-    names = list(BACKGROUNDS)
-    told, which = rng.random(), rng.integers(len(names))
-    return names[which] if told < 0.5 else None
+    told, which = rng.random(2)
+    return list(BACKGROUNDS)[int(which * len(BACKGROUNDS))] if told < 0.5 else None
 
 
 def on_background(rgba: Pixels, rgb: Rgb) -> Pixels:
@@ -95,8 +94,8 @@ def placed(rgba: Pixels, scale: float, across: float, down: float) -> Pixels:
 
 def caption(record: Record, rng: np.random.Generator, background: str | None) -> str:
     """One of the record's captions, with the background's colour told by the law above."""
-    which, told = rng.integers(len(record.captions)), rng.random()
-    text = record.captions[which]
+    which, told = rng.random(2)
+    text = record.captions[int(which * len(record.captions))]
     if background is None:
         return f"{text}, white background" if told < 0.5 else text
     colour(background)

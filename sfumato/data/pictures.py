@@ -69,7 +69,7 @@ def _open_folder(folder: Path) -> PictureSet:
         return TarPictures(tars[0], _lines_of(tars[0]))
     if has_pictures(folder):
         return FolderPictures(folder)
-    images = sorted(p for p in folder.iterdir() if is_idx(p))
+    images = sorted(p for p in folder.glob("*-images*") if is_idx(p))
     if images:
         training = [p for p in images if p.name.startswith("train")]
         return IdxPictures(*find_pair((training or images)[0]))
