@@ -61,10 +61,7 @@ inline V load(const uint16_t* p, int n) {
 template <bool PART>
 inline void store(float* p, V v, int n) {
 #ifdef __AVX512F__
-  if (PART) {
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
-    return;
-  }
+  if (PART) return _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #endif
   memcpy(p, &v, PART ? n * sizeof(float) : sizeof(V));
 }
@@ -73,10 +70,7 @@ template <bool PART>
 inline void store(uint16_t* p, V v, int n) {
   H h = narrow(v);
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
-  if (PART) {
-    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
-    return;
-  }
+  if (PART) return _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
 #endif
   memcpy(p, &h, PART ? n * sizeof(uint16_t) : sizeof(H));
 }
@@ -117,10 +111,7 @@ template <class F>
 inline void blocks(int64_t C, F f) {
   int64_t c = 0;
   for (; c + 2 * LANES <= C; c += 2 * LANES) f.template operator()<2, false>(c, LANES);
-  if (c + LANES <= C) {
-    f.template operator()<1, false>(c, LANES);
-    c += LANES;
-  }
+  if (c + LANES <= C) f.template operator()<1, false>(c, LANES), c += LANES;
   if (c < C) f.template operator()<1, true>(c, (int)(C - c));
 }
 
@@ -286,10 +277,7 @@ int backward(const Shape& sh, const T* x, const T* dy, T* dx, const Affine& affi
   const int64_t B = sh.B, C = sh.C, S = sh.S, G = sh.G, D = C / G;
   const Scratch scratch(C, sh.chunks(), sh.slots());
   float* rows = (float*)malloc(2 * B * C * sizeof(float));  // each row's share of dw and db
-  if (!scratch.base || !rows) {
-    free(rows);
-    return 1;
-  }
+  if (!scratch.base || !rows) return free(rows), 1;
   const int64_t P = scratch.P;
 
   // The gradient before the SiLU, recomputed in both sweeps: cheaper than a float32 copy through the memory.
@@ -366,14 +354,9 @@ int backward(const Shape& sh, const T* x, const T* dy, T* dx, const Affine& affi
     const int64_t n = C - c < LANES ? C - c : LANES;
     double w[LANES]{}, b[LANES]{};
     for (int64_t row = 0; row < B; row++)
-      for (int64_t i = 0; i < n; i++) {
-        w[i] += rows[row * C + c + i];
-        b[i] += rows[(B + row) * C + c + i];
-      }
-    for (int64_t i = 0; i < n; i++) {
-      grads.dw[c + i] = (float)w[i];
-      grads.db[c + i] = (float)b[i];
-    }
+      for (int64_t i = 0; i < n; i++)
+        w[i] += rows[row * C + c + i], b[i] += rows[(B + row) * C + c + i];
+    for (int64_t i = 0; i < n; i++) grads.dw[c + i] = (float)w[i], grads.db[c + i] = (float)b[i];
   }
   free(rows);
   return 0;
