@@ -118,8 +118,10 @@ def _renderer(workers: int) -> Iterator[Render]:
         yield partial(map, draw)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield partial(pool.map, draw, chunksize=8)
-        pool.shutdown(cancel_futures=True)
+        try:
+            yield partial(pool.map, draw, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _member(row: dict[str, Any]) -> tuple[str, str]:
