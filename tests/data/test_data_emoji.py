@@ -108,7 +108,7 @@ def test_icons_find_their_emoji() -> None:
 
 
 def test_weights_count_a_family_once_in_a_set() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": f"s/{i}", "family": "f", "set": "s", "group": "other", "subgroup": "other"} for i in range(2)
     ]
     splits.assign(rows, [("f", "s")] * 6)
