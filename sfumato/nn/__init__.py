@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Networks and their blocks: torch modules that know nothing of diffusion, families or files."""

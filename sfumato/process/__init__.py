@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""The mathematics of noising: levels, estimates, predictions, schedules, grids. Standard library only."""

@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Training: objectives, one loop, flat mixed-precision parameters, resumable checkpoints."""

@@ -1,0 +1,56 @@
+"""Conditions by door: named tensors with a leading row axis that steer a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cond:
+    """What steers a row, by the door through which it enters the network; None for a door not used.
+
+    ``tokens`` (B, L, D) with ``mask`` (B, L), True where a token counts; ``vector`` (B, D); ``label`` (B,) int;
+    ``channels`` (B, C, H, W), laid beside x.
+    """
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    vector: Tensor | None = None
+    label: Tensor | None = None
+    channels: Tensor | None = None
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors that are there, by door."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are; None without any condition."""
+        return next((len(value) for value in self.named().values()), None)
+
+    def expand(self, rows: int) -> Cond:
+        """The same condition for ``rows`` rows, where this one has a single row (or that many already)."""
+        return Cond(**{name: value.expand(rows, *value.shape[1:]) for name, value in self.named().items()})
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Cond:
+        """All tensors on ``device``, floating ones as ``dtype``."""
+        return Cond(
+            **{
+                name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+                for name, value in self.named().items()
+            }
+        )
+
+    @property
+    def key(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+        """What two conditions must share to be stacked: doors, shapes of a row, dtypes."""
+        return tuple((name, tuple(v.shape[1:]), v.dtype) for name, v in self.named().items())
+
+
+def join(conditions: list[Cond]) -> Cond:
+    """Rows of several conditions with the same key, one below the other."""
+    names = conditions[0].named()
+    return Cond(**{name: torch.cat([c.named()[name] for c in conditions]) for name in names})

@@ -1,0 +1,183 @@
+"""Attention: one function, and the layers of U-Nets and transformers that use it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(d)) v`` by heads (Vaswani et al. 2017, equation 1).
+
+    ``query`` (B, L, H, d), ``key`` and ``value`` (B, S, H, d); ``mask`` (B, S) bool, True where a key counts.
+    Returns (B, L, H d).
+    """
+    where = None if mask is None else mask[:, None, None, :]
+    out = F.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=where
+    )
+    return out.transpose(1, 2).flatten(2)
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight`` over the last axis (Zhang & Sennrich 2019, equation 4)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        """Build the norm of vectors of ``width`` values."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of ``x`` (..., width)."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of ``x`` on itself, or on a context of width ``context``.
+
+    ``qk_norm`` normalises queries and keys by heads (Dehghani et al. 2023, section 2).
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, context: int = 0, bias: bool = True, qk_norm: bool = False
+    ) -> None:
+        """Build the four projections; ``width`` must be a multiple of ``heads``."""
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.k = nn.Linear(context or width, width, bias=bias)
+        self.v = nn.Linear(context or width, width, bias=bias)
+        self.out = nn.Linear(width, width)
+        self.q_norm = RMSNorm(width // heads) if qk_norm else None
+        self.k_norm = RMSNorm(width // heads) if qk_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotate: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from ``x`` (B, L, width) to ``context`` (B, S, context) or to ``x`` itself.
+
+        ``mask`` (B, S) is True where a context token counts; ``rotate`` (L, d/2) are rotary angles.
+        """
+        source = x if context is None else context
+        query = self.q(x).unflatten(-1, (self.heads, -1))
+        key = self.k(source).unflatten(-1, (self.heads, -1))
+        value = self.v(source).unflatten(-1, (self.heads, -1))
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if rotate is not None:
+            query, key = turn(query, rotate), turn(key, rotate)
+        out: Tensor = self.out(attend(query, key, value, mask))
+        return out
+
+
+def turn(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate pairs of ``x`` (B, L, H, d) by ``angle`` (L, d/2) (Su et al. 2021, equation 34).
+
+    The pairs are (first half, second half) of the last axis.
+    """
+    cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def grid_angles(
+    height: int, width: int, size: int, *, theta: float = 100.0, device: torch.device | None = None
+) -> Tensor:
+    """Rotary angles of an image grid, (height * width, size / 2): half the pairs turn by row, half by column.
+
+    Frequencies are ``theta ** (-i / n)``, i = 0 .. n - 1, for the n = size / 4 pairs of each axis.
+    """
+    n = size // 4
+    frequency = theta ** (-torch.arange(n, dtype=torch.float32, device=device) / n)
+    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None] * frequency
+    columns = torch.arange(width, dtype=torch.float32, device=device)[:, None] * frequency
+    both = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
+    return torch.cat(both, dim=-1).flatten(0, 1)
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the places of a feature map, normalised, with a residual (Ho et al. 2020, app. B)."""
+
+    def __init__(self, width: int, heads: int, *, groups: int = 32, eps: float = 1e-5) -> None:
+        """Build the norm and the attention of ``width`` channels."""
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps)
+        self.attention = Attention(width, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        out = self.attention(rows).unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        return x + out
+
+
+class GatedMLP(nn.Module):
+    """``(a * gelu(b)) W`` with (a, b) = x V (Shazeer 2020, equation 6: GEGLU)."""
+
+    def __init__(self, width: int, factor: int = 4) -> None:
+        """Build the two projections around ``factor * width`` hidden values."""
+        super().__init__()
+        self.enter = nn.Linear(width, 2 * factor * width)
+        self.leave = nn.Linear(factor * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., width) to (..., width)."""
+        value, gate = self.enter(x).chunk(2, dim=-1)
+        out: Tensor = self.leave(value * F.gelu(gate))
+        return out
+
+
+class TextBlock(nn.Module):
+    """Self-attention, attention to the text, gated MLP: one layer of a SpatialTransformer."""
+
+    def __init__(self, width: int, heads: int, context: int, mlp: int = 4) -> None:
+        """Build the layer for tokens of ``context`` values."""
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads, bias=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.text_attention = Attention(width, heads, context=context, bias=False)
+        self.norm3 = nn.LayerNorm(width)
+        self.mlp = GatedMLP(width, mlp)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Map ``x`` (B, L, width), steered by ``tokens`` (B, S, context)."""
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.text_attention(self.norm2(x), tokens, mask)
+        out: Tensor = x + self.mlp(self.norm3(x))
+        return out
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer layers over the places of a feature map, with text (Rombach et al. 2022, section 3.3)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context: int,
+        depth: int = 1,
+        groups: int = 32,
+        eps: float = 1e-6,
+        mlp: int = 4,
+    ) -> None:
+        """Build ``depth`` layers between two linear maps of ``width`` channels."""
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps)
+        self.enter = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(TextBlock(width, heads, context, mlp) for _ in range(depth))
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map ``x`` (B, C, H, W) to the same shape, steered by ``tokens`` (B, S, context)."""
+        rows = self.enter(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
+        for block in self.blocks:
+            rows = block(rows, tokens, mask)
+        return x + self.leave(rows).unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)

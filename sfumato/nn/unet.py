@@ -1,0 +1,170 @@
+"""The U-Net of diffusion models on pictures and latents (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
+
+Down: at each level some residual blocks, each maybe followed by attention, then half the sides. Middle: block,
+attention, block. Up: the same backwards, each block reading what its mirror image on the way down has left
+(the skip connections). The clock, a vector and a class label are summed into one embedding that steers
+every block; text tokens are read by cross-attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.nn.attention import SpatialAttention, SpatialTransformer
+from sfumato.nn.embed import MLP, sinusoid
+from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock
+
+Look = Literal["none", "self", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The numbers that make a UNet.
+
+    ``widths`` go from the finest level to the coarsest; ``attention`` says for each level whether its blocks
+    are followed by nothing, self-attention, or a transformer that also reads text, ``middle`` the same for the
+    middle. ``tokens``, ``vector`` are widths of the conditions, 0 for none; ``classes`` counts labels.
+    ``cos_first`` and ``shift`` are the clock's sinusoid's (see embed.sinusoid); ``pad`` is Halve's. ``clock``
+    is the width of the embedding that steers (0: four times the first width), ``mlp`` how many times wider the
+    hidden layers of transformers are.
+    """
+
+    inner: int
+    outer: int
+    widths: tuple[int, ...]
+    blocks: int = 2
+    attention: tuple[Look, ...] = ()
+    middle: Look = "self"
+    head: int = 64
+    tokens: int = 0
+    vector: int = 0
+    classes: int = 0
+    groups: int = 32
+    eps: float = 1e-5
+    scale_shift: bool = False
+    dropout: float = 0.0
+    cos_first: bool = True
+    shift: float = 0.0
+    pad: int = 1
+    clock: int = 0
+    mlp: int = 4
+
+
+class UNet(nn.Module):
+    """A U-Net built from a UNetConfig."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        """Build the network of ``config`` with random weights; the last convolution starts at zero."""
+        super().__init__()
+        self.config = config
+        widths, first = config.widths, config.widths[0]
+        attention: tuple[Look, ...] = config.attention or ("none",) * len(widths)
+        clock = config.clock or 4 * first
+        self.clock = MLP(first, clock)
+        self.vector = MLP(config.vector, clock) if config.vector else None
+        self.label = nn.Embedding(config.classes, clock) if config.classes else None
+        self.enter = nn.Conv2d(config.inner, first, 3, padding=1)
+        self.down = nn.ModuleList()
+        skips, width = [first], first
+        for level, wanted in enumerate(widths):
+            for _ in range(config.blocks):
+                self.down.append(Stage(config, width, wanted, clock, attention[level]))
+                width = wanted
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.down.append(Halve(width, pad=config.pad))
+                skips.append(width)
+        self.middle = Stage(config, width, width, clock, config.middle)
+        self.after = Stage(config, width, width, clock, "none")
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for _ in range(config.blocks + 1):
+                self.up.append(Stage(config, width + skips.pop(), widths[level], clock, attention[level]))
+                width = widths[level]
+            if level:
+                self.up.append(Double(width))
+        self.norm = GroupNormSiLU(config.groups, width, config.eps)
+        self.leave = nn.Conv2d(width, config.outer, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        vector: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """The network's output (B, outer, H, W) for ``x`` (B, inner, H, W) at ``clock`` (B,).
+
+        ``tokens`` (B, L, tokens) with ``mask`` (B, L), True where a token counts; ``vector`` (B, vector);
+        ``label`` (B,) class numbers. Odd sides are allowed.
+        """
+        config = self.config
+        features = sinusoid(clock, config.widths[0], cos_first=config.cos_first, shift=config.shift)
+        steer = self.clock(features.to(x.dtype))
+        if self.vector is not None and vector is not None:
+            steer = steer + self.vector(vector)
+        if self.label is not None and label is not None:
+            steer = steer + self.label(label)
+        steer = F.silu(steer)
+        h = self.enter(x)
+        skips: list[Tensor] = [h]
+        for layer in self.down:
+            h = layer(h, steer, tokens, mask) if isinstance(layer, Stage) else layer(h)
+            skips.append(h)
+        h = self.middle(h, steer, tokens, mask)
+        h = self.after(h, steer, tokens, mask)
+        for layer in self.up:
+            if isinstance(layer, Stage):
+                h = layer(torch.cat((h, skips.pop()), dim=1), steer, tokens, mask)
+            else:
+                height, width = skips[-1].shape[-2:]
+                h = layer(h, (height, width))
+        out: Tensor = self.leave(self.norm(h))
+        return out
+
+
+class Stage(nn.Module):
+    """A residual block and the attention after it."""
+
+    def __init__(self, config: UNetConfig, inner: int, outer: int, clock: int, look: Look) -> None:
+        """Build a block from ``inner`` to ``outer`` channels, followed by what ``look`` says."""
+        super().__init__()
+        self.block = ResBlock(
+            inner,
+            outer,
+            clock=clock,
+            groups=config.groups,
+            eps=config.eps,
+            scale_shift=config.scale_shift,
+            dropout=config.dropout,
+        )
+        heads = max(1, outer // config.head)
+        self.look: SpatialAttention | SpatialTransformer | None = None
+        if look == "self":
+            self.look = SpatialAttention(outer, heads, groups=config.groups, eps=config.eps)
+        elif look == "text":
+            self.look = SpatialTransformer(
+                outer, heads, context=config.tokens, groups=config.groups, mlp=config.mlp
+            )
+
+    def forward(self, x: Tensor, steer: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Map ``x`` (B, inner, H, W) to (B, outer, H, W)."""
+        h: Tensor = self.block(x, steer)
+        if isinstance(self.look, SpatialTransformer):
+            if tokens is None:
+                raise ValueError("this network reads text: give it tokens")
+            out: Tensor = self.look(h, tokens, mask)
+            return out
+        if self.look is not None:
+            h = self.look(h)
+        return h

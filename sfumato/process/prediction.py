@@ -1,0 +1,100 @@
+"""What networks predict: each kind is a pair (p, q) such that the output is ``p x0 + q eps``.
+
+=====  =================  =================  ====================================================
+kind   p                  q                  source
+=====  =================  =================  ====================================================
+eps    0                  1                  Ho et al. 2020, equation 14
+x0     1                  0                  Ho et al. 2020, section 3.2
+v      -sigma / h         alpha / h          Salimans & Ho 2022, appendix D; h = hypot(alpha, sigma)
+flow   -1                 1                  Liu et al. 2022; Lipman et al. 2022
+edm    sigma / (sd h)     -sd / h            Karras et al. 2022, equation 7; alpha = 1,
+                                             h = hypot(sigma, sd), sd the deviation of the data
+=====  =================  =================  ====================================================
+
+With ``x = alpha x0 + sigma eps`` this is two equations for two unknowns, so one 2 x 2 solve turns any output
+into an Estimate, and the same (p, q) make the target in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.process.estimate import Estimate, Vector
+from sfumato.process.level import Level
+
+Pair = tuple[Vector, Vector]
+
+
+def root(x: Vector) -> Vector:
+    """The square root of a float, or of anything with a ``sqrt`` method (a tensor of levels)."""
+    return math.sqrt(x) if isinstance(x, (float, int)) else x.sqrt()
+
+
+def _v(at: Level) -> Pair:
+    h = root(at.alpha * at.alpha + at.sigma * at.sigma)
+    return -at.sigma / h, at.alpha / h
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A kind of network output; ``pair(level)`` gives (p, q)."""
+
+    kind: str
+    pair: Callable[[Level], Pair]
+
+    def target(self, x0: Vector, eps: Vector, at: Level) -> Vector:
+        """What the network should say: ``p x0 + q eps``."""
+        p, q = self.pair(at)
+        return p * x0 + q * eps
+
+    def estimate(self, x: Vector, output: Vector, at: Level) -> Estimate:
+        """Solve ``[alpha sigma; p q] [x0; eps] = [x; output]``.
+
+        Raises InvalidRequest where that has no answer: an eps network says nothing of x0 at alpha = 0, an x0
+        network nothing of eps at sigma = 0.
+        """
+        p, q = self.pair(at)
+        det = at.alpha * q - at.sigma * p
+        if isinstance(det, (float, int)) and det == 0:
+            raise InvalidRequest(
+                f"a network that predicts {self.kind} cannot be used at alpha = {at.alpha:g}, "
+                f"sigma = {at.sigma:g}; choose a grid whose levels avoid that end"
+            )
+        x0 = (q / det) * x - (at.sigma / det) * output
+        eps = (at.alpha / det) * output - (p / det) * x
+        return Estimate(at, x0, eps)
+
+
+def edm(data_std: float = 0.5) -> Prediction:
+    """The output F of EDM's preconditioned network for data of deviation ``data_std``."""
+
+    def pair(at: Level) -> Pair:
+        h = root(at.sigma * at.sigma + data_std * data_std)
+        return at.sigma / (data_std * h), -data_std / h
+
+    return Prediction("edm", pair)
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": Prediction("eps", lambda at: (0.0 * at.alpha, 1.0 + 0.0 * at.alpha)),
+    "x0": Prediction("x0", lambda at: (1.0 + 0.0 * at.alpha, 0.0 * at.alpha)),
+    "v": Prediction("v", _v),
+    "flow": Prediction("flow", lambda at: (-1.0 + 0.0 * at.alpha, 1.0 + 0.0 * at.alpha)),
+    "edm": edm(),
+}
+
+
+def prediction(kind: str) -> Prediction:
+    """The prediction named ``kind``; UnknownName with the nearest names otherwise."""
+    if kind not in PREDICTIONS:
+        raise UnknownName("prediction", kind, PREDICTIONS)
+    return PREDICTIONS[kind]
+
+
+def stack(levels: list[Level], make: Callable[[list[float]], Any]) -> Level:
+    """One Level whose fields are vectors, made by ``make`` from the fields of ``levels``."""
+    return Level(*(make([float(v) for v in values]) for values in zip(*levels, strict=True)))
