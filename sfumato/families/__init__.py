@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Families of models: each turns files into a Model."""

@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Guidance: functions that wrap a denoiser; arithmetic on estimates."""

@@ -13,9 +13,7 @@ class GroupNormSiLU(nn.GroupNorm):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """``silu(norm(x) * (1 + scale) + shift)`` for ``x`` (B, C, H, W), ``scale`` and ``shift`` (B, C)."""
-        return group_norm_silu(
-            x, self.num_groups, self.weight, self.bias, self.eps, scale=scale, shift=shift
-        )
+        return group_norm_silu(x, self.num_groups, self.weight, self.bias, self.eps, scale=scale, shift=shift)
 
 
 class ResBlock(nn.Module):

@@ -168,7 +168,9 @@ def flow(shift: float = 1.0) -> Flow:
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Exploding:
     """EDM's variance-exploding schedule between two sigmas."""
     if not 0 < sigma_min < sigma_max < math.inf:
-        raise InvalidRequest(f"sigma_min = {sigma_min:g} and sigma_max = {sigma_max:g} must be positive and rise")
+        raise InvalidRequest(
+            f"sigma_min = {sigma_min:g} and sigma_max = {sigma_max:g} must be positive and rise"
+        )
     return Exploding(sigma_min, sigma_max)
 
 

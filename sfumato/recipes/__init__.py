@@ -1,1 +1,1 @@
-"""TODO-docstring."""
+"""Recipes: functions that return frozen dataclasses saying how each model of ours is trained."""

@@ -73,9 +73,7 @@ class CodecObjective:
             figures["perceptual"] = distance.detach()
         return Loss(value=value, figures=figures)
 
-    def transform(
-        self, latent: Tensor, target: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def transform(self, latent: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Shrink or turn latents and pictures alike."""
         if torch.rand((), generator=generator) < 0.5:
             turns = int(torch.randint(1, 4, (), generator=generator))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.condition import Cond
 from sfumato.denoiser import Denoiser
 from sfumato.process.level import Level
 from sfumato.train.loop import Loss
@@ -38,9 +37,7 @@ class Times:
 class DenoiseObjective:
     """Predict at a random level, steered by the text; the condition is dropped for a share of the rows."""
 
-    def __init__(
-        self, denoiser: Denoiser, pool: Pool, times: Times, *, drop: float = 0.1
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, pool: Pool, times: Times, *, drop: float = 0.1) -> None:
         """Train ``denoiser`` on the examples of ``pool``."""
         self.module, self.pool, self.times, self.drop = denoiser, pool, times, drop
         self.denoiser = denoiser

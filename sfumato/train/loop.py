@@ -193,5 +193,3 @@ def fresh(count: int, weights: Tensor | None, total: int, generator: torch.Gener
     if weights is None:
         return torch.randint(total, (count,), generator=generator)
     return torch.multinomial(weights, count, replacement=True, generator=generator)
-
-

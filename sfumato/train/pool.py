@@ -27,8 +27,7 @@ class Pool:
 
     ``latent`` (N, C, h, w) fp16, already normalised; ``states`` (T, D) fp16 holds the token states of all
     captions end to end, example i's being rows ``start[i] : start[i + 1]``; ``pooled`` (N, D) fp16; ``weight``
-    (N,) how often each is drawn. ``empty_states`` and ``empty_pooled`` are those of the empty prompt. ``mean``
-    and ``std`` (C,) are what the latents were normalised by.
+    (N,) how often each is drawn. ``empty_states`` and ``empty_pooled`` are those of the empty prompt.
     """
 
     latent: Tensor
@@ -38,8 +37,6 @@ class Pool:
     weight: Tensor
     empty_states: Tensor
     empty_pooled: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __len__(self) -> int:
         """How many examples there are."""

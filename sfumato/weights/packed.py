@@ -63,9 +63,7 @@ def save_packed(
     return hashlib.sha256(data).hexdigest()
 
 
-def load_packed(
-    path: str | Path, sha256: str | None = None
-) -> tuple[dict[str, Tensor], dict[str, object]]:
+def load_packed(path: str | Path, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Read what ``save_packed`` wrote: float32 tensors and the metadata.
 
     With ``sha256`` the file's bytes must have that hash. Raises WeightsError if the file is missing,

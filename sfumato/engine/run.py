@@ -1,0 +1,42 @@
+"""The driver that runs one task: it answers the asks of a coroutine until the coroutine returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from sfumato.ask import Ask
+from sfumato.engine.answer import answer
+from sfumato.errors import InvalidRequest
+
+T = TypeVar("T")
+Listener = Callable[[Ask, object], None]
+
+
+def run(task: Coroutine[Ask, Any, T], listen: Listener | None = None) -> T:
+    """Drive ``task`` to its end and return its result.
+
+    ``listen(ask, answer)`` is told of everything answered: progress and previews come from there. An exception
+    while answering is thrown into the coroutine, which may clean up; the coroutine is closed in any case.
+    """
+    try:
+        ask = task.send(None)
+        while True:
+            if not isinstance(ask, Ask):
+                raise InvalidRequest(
+                    "a task may only await the model's verbs (embed, encode, denoise, decode); "
+                    f"this one awaited {type(ask).__name__}: asyncio and the like do not run here"
+                )
+            try:
+                reply = answer(ask)
+            except Exception as error:
+                ask = task.throw(error)
+                continue
+            if listen is not None:
+                listen(ask, reply)
+            ask = task.send(reply)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        task.close()

@@ -1,0 +1,65 @@
+"""A model: denoiser, codec and conditioner in one bundle, with four verbs that tasks await."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sfumato.ask import Ask
+from sfumato.codec import Codec
+from sfumato.condition import Cond
+from sfumato.denoiser import Denoiser
+from sfumato.process.estimate import Estimate
+from sfumato.process.level import Level
+
+Conditioner = Callable[[Sequence[str]], Cond]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a task uses where a person chose nothing, and the sizes that the model can make."""
+
+    steps: int
+    sampler: str
+    grid: str
+    guidance: float
+    width: int
+    height: int
+    multiple: int = 16
+    least: int = 128
+    most: int = 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """Everything that makes pictures, as values; ``hash`` identifies the weights (sha256, hex)."""
+
+    name: str
+    hash: str
+    denoiser: Denoiser
+    codec: Codec
+    conditioner: Conditioner
+    defaults: Defaults
+    notes: Callable[[str], list[str]] = field(default=lambda prompt: [])
+
+    async def embed(self, prompts: Sequence[str]) -> Cond:
+        """The conditions for ``prompts``, one row each."""
+        cond: Cond = await Ask("embed", self, (tuple(prompts),))
+        return cond
+
+    async def encode(self, pixels: Tensor) -> Tensor:
+        """The latents of ``pixels`` (B, 3, H, W) in [-1, 1]."""
+        latent: Tensor = await Ask("encode", self, (pixels,))
+        return latent
+
+    async def denoise(self, x: Tensor, at: Level, *conds: Cond) -> tuple[Estimate, ...]:
+        """One estimate of rows ``x`` (B, ...) at the level ``at`` (floats) for each condition."""
+        estimates: tuple[Estimate, ...] = await Ask("denoise", self, (x, at, conds))
+        return estimates
+
+    async def decode(self, latent: Tensor) -> Tensor:
+        """The pixels of ``latent``, (B, 3, H, W) in [-1, 1]."""
+        pixels: Tensor = await Ask("decode", self, (latent,))
+        return pixels

@@ -1,0 +1,109 @@
+"""The recipe of the built-in model's codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.data.compose import BACKGROUNDS
+from sfumato.data.pictures import PictureSet
+from sfumato.evaluate.features import load_lite0
+from sfumato.families import emoji as family
+from sfumato.nn.autoencoder import Autoencoder
+from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
+from sfumato.tasks.text2image import to_bytes
+from sfumato.train.augment import compose
+from sfumato.train.codec import CodecObjective, CodecWeights, edge_error
+from sfumato.train.loop import Hyper, compute_dtype
+from sfumato.train.perceptual import PerceptualDistance
+from sfumato.weights.packed import load_packed, save_packed
+
+SIDE = 128
+
+
+def codec_recipe() -> TrainRecipe:
+    """Train the autoencoder on the pictures of the train split over white and the named colours."""
+    return TrainRecipe(
+        name="emoji-codec",
+        summary="the built-in model's autoencoder: 128 x 128 pictures to 16 x 16 x 8 latents",
+        hyper=Hyper(steps=2600, batch=24, rate=1.5e-3, warmup=100, average=0.998),
+        prepare=PreparedCodec,
+    )
+
+
+def colour_table() -> Tensor:
+    """Backgrounds for the codec, (K, 3) uint8: white in a third of the rows, the other colours evenly."""
+    others = [rgb for name, rgb in BACKGROUNDS.items() if name != "white"]
+    white = BACKGROUNDS["white"]
+    return torch.tensor([white] * 6 + others, dtype=torch.uint8)
+
+
+class PreparedCodec:
+    """The codec's recipe on some pictures."""
+
+    def __init__(self, pictures: PictureSet, folder: Path, seed: int, fresh: bool, say: Say) -> None:
+        """Read the pictures of the train and val splits."""
+        rows = [i for i, r in enumerate(pictures.records) if r.split == "train"]
+        held = [i for i, r in enumerate(pictures.records) if r.split == "val"]
+        say(f"reading {len(rows)} pictures")
+        rgba = rgba_tensor(pictures, rows, SIDE)
+        held_rgba = rgba_tensor(pictures, held or rows[:64], SIDE)
+        colours = colour_table()
+        self.held = compose(held_rgba, colours[torch.arange(len(held_rgba)) % len(colours)])
+        torch.manual_seed(seed)
+        self.module = Autoencoder(family.CODEC)
+        if not fresh and (family.ASSETS / family.CODEC_FILE).exists():
+            tensors, _ = load_packed(family.ASSETS / family.CODEC_FILE)
+            self.module.load_state_dict(tensors)
+            say("going on from the weights in the tree")
+        dtype = compute_dtype()
+        lite0 = load_lite0().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = CodecObjective(
+            self.module, rgba, colours, CodecWeights(), PerceptualDistance(lite0, dtype)
+        )
+        self.facts: dict[str, object] = {"data": pictures.sha256(), "pictures": len(rows)}
+
+    @torch.no_grad()
+    def score(self) -> Tensor:
+        """Absolute and edge error on held-out pictures, (2,)."""
+        out = self._rebuild(self.held)
+        return torch.stack([(out - self.held).abs().mean(), edge_error(out, self.held)])
+
+    @torch.no_grad()
+    def sheet(self) -> tuple[Pictures, list[str]]:
+        """Eight held-out pictures and what the codec makes of them."""
+        some = self.held[:: max(1, len(self.held) // 8)][:8]
+        shown = [to_bytes(p.numpy()) for p in (*some, *self._rebuild(some))]
+        return shown, ["held out"] * len(some) + ["rebuilt"] * len(some)
+
+    def _rebuild(self, pixels: Tensor) -> Tensor:
+        dtype = next(self.module.parameters()).dtype
+        parts = []
+        for part in pixels.split(32):
+            x = part.to(dtype).contiguous(memory_format=torch.channels_last)
+            parts.append(self.module.decode(self.module.moments(x)[0]).to(torch.float32).clamp(-1, 1))
+        return torch.cat(parts)
+
+    def export(self, tensors: dict[str, Tensor], folder: Path, facts: dict[str, object]) -> list[Path]:
+        """Write ``codec.safetensors`` with the mean and deviation of each latent channel over the pictures."""
+        mean, std = self._moments()
+        path = folder / family.CODEC_FILE
+        save_packed(path, tensors, {**facts, "mean": mean.tolist(), "std": std.tolist()})
+        return [path]
+
+    @torch.no_grad()
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation per channel of the latents of the training pictures, over the colour table."""
+        dtype = next(self.module.parameters()).dtype
+        rgba, colours = self.objective.pictures, self.objective.colours
+        rows = torch.arange(0, len(rgba), max(1, len(rgba) // 2048))
+        x = compose(rgba[rows], colours[rows % len(colours)]).to(dtype)
+        latents = torch.cat(
+            [
+                self.module.moments(p.contiguous(memory_format=torch.channels_last))[0].to(torch.float32)
+                for p in x.split(32)
+            ]
+        )
+        return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
