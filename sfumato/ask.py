@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """A question to the engine: one of a model's verbs with its arguments. ``await ask`` returns the answer."""
+    """A question to the engine: a model's verb with its arguments. ``await ask`` returns the answer."""
 
     verb: str
     model: Any

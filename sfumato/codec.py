@@ -72,3 +72,23 @@ class Identity:
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """The fixed shape."""
         return self._shape
+
+
+class Pixels:
+    """No autoencoder: the diffusion runs on the pixels themselves, of one size, grey or in colour."""
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        """Pictures of ``channels`` (1 grey, 3 colour) and one size."""
+        self._shape = (channels, height, width)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1], averaged over the colours if grey."""
+        return pixels.mean(1, keepdim=True) if self._shape[0] == 1 else pixels
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), limited to [-1, 1]; grey in all three colours."""
+        return latent.expand(-1, 3, -1, -1).clamp(-1, 1)
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The one shape."""
+        return self._shape

@@ -12,8 +12,8 @@ from torch import Tensor
 class Cond:
     """What steers a row, by the door through which it enters the network; None for a door not used.
 
-    ``tokens`` (B, L, D) with ``mask`` (B, L), True where a token counts; ``vector`` (B, D); ``label`` (B,) int;
-    ``channels`` (B, C, H, W), laid beside x.
+    ``tokens`` (B, L, D) with ``mask`` (B, L), True where a token counts; ``vector`` (B, D); ``label``
+    (B,) int; ``channels`` (B, C, H, W), laid beside x.
     """
 
     tokens: Tensor | None = None

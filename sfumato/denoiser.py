@@ -43,7 +43,7 @@ class Network(Protocol):
 
 
 class Denoiser(nn.Module):
-    """A network, its schedule, what it predicts, its clock and the scale of its input: four values, no subclass.
+    """A network, its schedule, what it predicts, its clock and its input's scale: values, no subclass.
 
     ``scale(level)`` multiplies x before the network (EDM's c_in, Karras et al. 2022, table 1); None for 1.
     """

@@ -66,3 +66,16 @@ def why_unwritable(target: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"cannot write {target}: the name is too long; choose a shorter one"
     return f"cannot write {target}: {error.strerror or error}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OutputError unless a file can be made in ``folder`` now; asked before long work begins."""
+    probe = folder / f".{secrets.token_hex(6)}.part"
+    try:
+        with open(probe, "xb"):
+            pass
+    except OSError as error:
+        raise OutputError(why_unwritable(folder / "picture.png", error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

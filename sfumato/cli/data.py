@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-app = typer.Typer(
-    name="data", help="Look at data sets, check them, build the default one.", no_args_is_help=True
-)
-
-DataPath = Annotated[Path, typer.Argument(help="A tar with its .jsonl, a folder of pictures, or IDX files.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_data = click.argument("path", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
 
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _MOST_SHOWN = 12
 
 
+@click.group()
+def app() -> None:
+    """Look at data sets, check them, build the default one.
+
+    A PATH is a tar with its .jsonl beside it, a folder of pictures with captions, or IDX files.
+    """
+
+
 @app.command()
-def show(path: DataPath, as_json: AsJson = False) -> None:
+@_data
+@_json
+def show(path: Path, as_json: bool) -> None:
     """Say what a data set holds: pictures, splits, styles, licences, sizes, hash."""
     from sfumato.data.commands import describe
 
@@ -29,7 +35,9 @@ def show(path: DataPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(path: DataPath, as_json: AsJson = False) -> None:
+@_data
+@_json
+def check(path: Path, as_json: bool) -> None:
     """Decode every picture; name those that are damaged (exit code 5)."""
     from rich.console import Console
     from rich.progress import Progress
@@ -46,15 +54,19 @@ def check(path: DataPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def sheet(
-    path: DataPath,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The picture to write (.png, .webp, .jpg).")
-    ] = Path("sheet.png"),
-    count: Annotated[int, typer.Option("--count", "-n", help="How many pictures.")] = 24,
-    seed: Annotated[int, typer.Option(help="Another seed, another choice.")] = 0,
-    as_json: AsJson = False,
-) -> None:
+@_data
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sheet.png"),
+    show_default=True,
+    help="the picture to write (.png, .webp, .jpg)",
+)
+@click.option("-n", "--count", type=int, default=24, show_default=True, help="how many pictures")
+@click.option("--seed", type=int, default=0, show_default=True, help="another seed, another choice")
+@_json
+def sheet(path: Path, out: Path, count: int, seed: int, as_json: bool) -> None:
     """Draw a contact sheet of random pictures with captions, as training sees them."""
     from sfumato.data.commands import sheet as make_sheet
     from sfumato.errors import InvalidRequest
@@ -69,17 +81,21 @@ def sheet(
 
 
 @app.command()
-def build(
-    out: Annotated[Path, typer.Argument(help="The folder to write emoji-128.tar and emoji.jsonl into.")],
-    cache: Annotated[Path | None, typer.Option(help="Where npm packages are kept (130 MB).")] = None,
-    only: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Draw the default emoji corpus again from npm packages (about 15 minutes of one core)."""
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--cache", type=click.Path(path_type=Path), help="where npm packages are kept (130 MB)")
+@click.option("--set", "only", multiple=True, metavar="NAME", help="only this set; may be repeated")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="processes that draw"
+)
+@_json
+def build(out: Path, cache: Path | None, only: tuple[str, ...], workers: int, as_json: bool) -> None:
+    """Draw the default emoji corpus again from npm packages (about 15 minutes of one core).
+
+    The folder OUT gets emoji-128.tar and emoji.jsonl.
+    """
     from sfumato.data.commands import build_emoji
 
-    _print(build_emoji(out, cache or _default_cache(), only or (), workers), as_json)
+    _print(build_emoji(out, cache or _default_cache(), only, workers), as_json)
 
 
 def _default_cache() -> Path:
@@ -89,10 +105,10 @@ def _default_cache() -> Path:
 
 def _print(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
         return
     for key, value in report.items():
-        typer.echo(f"{key:13} {_worded(value)}")
+        click.echo(f"{key:13} {_worded(value)}")
 
 
 def _worded(value: object) -> str:

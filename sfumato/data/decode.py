@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,16 @@ Pixels: TypeAlias = NDArray[np.uint8]
 FORMATS = ("WEBP", "PNG", "JPEG", "GIF", "BMP")
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 32 << 20
+
+
+def whole_file(file: Path) -> bytes:
+    """The bytes of one picture file; DataError if it cannot be read or is larger than pictures may be."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{file}: more than {MAX_BYTES} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def decode(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Pixels:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sfumato.data.decode import MAX_BYTES, MAX_PIXELS, Pixels, decode
+from sfumato.data.decode import Pixels, decode, whole_file
 from sfumato.data.record import Record, json_lines, record_of
 from sfumato.errors import DataError
 
@@ -55,24 +55,15 @@ class FolderPictures:
 
     def read(self, index: int) -> Pixels:
         """Picture ``index`` as uint8 RGBA (H, W, 4); DataError if it is damaged."""
-        return decode(_bytes(self._files[index]), str(self._files[index]), MAX_PIXELS)
+        return decode(whole_file(self._files[index]), str(self._files[index]))
 
     def sha256(self) -> str:
         """The hash of all names and picture bytes, in order."""
         digest = hashlib.sha256()
         for file, record in zip(self._files, self._records, strict=True):
             digest.update(record.id.encode("utf-8", "surrogateescape") + b"\0")
-            digest.update(hashlib.sha256(_bytes(file)).digest())
+            digest.update(hashlib.sha256(whole_file(file)).digest())
         return digest.hexdigest()
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise DataError(f"{file}: more than {MAX_BYTES} bytes")
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:

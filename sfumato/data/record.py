@@ -26,6 +26,7 @@ class Record:
 
     ``weight`` is how often a sampler should draw it relative to the others; ``flippable`` says whether its
     mirror image still deserves its captions (not so for flags, letters, symbols, arrows, clocks and hands).
+    ``tags`` are other words for what it shows.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Record:
     licence: str = ""
     attribution: str = ""
     flippable: bool = False
+    tags: tuple[str, ...] = ()
 
 
 def may_flip(label: str, group: str, subgroup: str) -> bool:
@@ -58,6 +60,9 @@ def record_of(row: Mapping[str, Any]) -> Record:
     captions = row.get("captions", [label] if label else [])
     if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
         raise ValueError("'captions' must be a list of one or more texts")
+    tags = row.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("'tags' must be a list of texts")
     weight = row.get("w", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise ValueError(f"'w' must be a finite number of 0 or more, not {weight!r}")
@@ -76,6 +81,7 @@ def record_of(row: Mapping[str, Any]) -> Record:
         licence=_text(row, "license", ""),
         attribution=_text(row, "attribution", ""),
         flippable=flippable,
+        tags=tuple(tags),
     )
 
 

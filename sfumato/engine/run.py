@@ -16,8 +16,8 @@ Listener = Callable[[Ask, object], None]
 def run(task: Coroutine[Ask, Any, T], listen: Listener | None = None) -> T:
     """Drive ``task`` to its end and return its result.
 
-    ``listen(ask, answer)`` is told of everything answered: progress and previews come from there. An exception
-    while answering is thrown into the coroutine, which may clean up; the coroutine is closed in any case.
+    ``listen(ask, answer)`` is told of everything answered: progress and previews come from there. An
+    exception while answering is thrown into the coroutine, which may clean up; the coroutine is closed in any case.
     """
     try:
         ask = task.send(None)

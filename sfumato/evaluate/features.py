@@ -6,6 +6,7 @@ import importlib
 import pickle
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.compose import BACKGROUNDS, on_background
+from sfumato.data.decode import Pixels, decode, whole_file
 from sfumato.errors import DataError, MissingExtra, WeightsError
 from sfumato.nn.efficientnet import FEATURES, EfficientNetLite0, convert_state_dict, efficientnet_lite0
 
@@ -67,8 +70,13 @@ def on_white(picture: Image.Image) -> Image.Image:
     """``picture`` as RGB; where it is transparent, on white."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    rgba = np.array(picture.convert("RGBA"))
+    return Image.fromarray(on_background(rgba, BACKGROUNDS["white"]))
+
+
+def read_on_white(file: Path) -> Pixels:
+    """The picture in a file, on white, as uint8 RGB (H, W, 3); DataError if it cannot be read."""
+    return on_background(decode(whole_file(file), str(file)), BACKGROUNDS["white"])
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@ r"""A blind naming test: can somebody who has not seen the prompts say what the 
 
 Make pictures ``00.png``, ``01.png``, ... of the lines of a prompts file, in order, then::
 
-    python -m sfumato.evaluate.judge make --pictures FOLDER --prompts prompts.txt --corpus emoji.jsonl \
+    sfumato evaluate judge-make --pictures FOLDER --prompts prompts.txt --corpus emoji-128.tar \
         --out sheet --seed 0
 
 It writes ``sheet/blind/A.png``, ``B.png``, ... (shuffled; pixels only, so that no prompt hides in their
@@ -10,7 +10,7 @@ metadata), ``sheet/blind/questions.json`` (ten labels for each, one of them true
 the judge the folder ``blind`` and nothing else. The judge writes ``answers.json``, ``{"A": "volcano", ...}``,
 one of the ten labels for each letter, and::
 
-    python -m sfumato.evaluate.judge score --key sheet/key.json --answers answers.json
+    sfumato evaluate judge-score --key sheet/key.json --answers answers.json
 
 prints what was right. Somebody who guesses gets one in ten.
 
@@ -26,19 +26,16 @@ import json
 import random
 import re
 import string
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
-import typer
 from PIL import Image
 
-from sfumato.errors import DataError, InvalidRequest, OutputError, SfumatoError, UnknownName
-from sfumato.evaluate._corpus import read_records
-from sfumato.evaluate.features import on_white
+from sfumato.data.record import Record
+from sfumato.errors import DataError, InvalidRequest, OutputError, UnknownName
+from sfumato.evaluate.features import read_on_white
 from sfumato.files import why_unwritable, write_bytes
 
 OPTIONS = 10
@@ -100,16 +97,16 @@ class Result:
         return "\n".join([*lines, f"{self.right} / {self.total} right (guessing: {self.total / OPTIONS:g})"])
 
 
-def read_concepts(corpus: Path) -> tuple[dict[str, Concept], frozenset[str]]:
-    """The concepts of a JSONL corpus by label, and the names of its styles; DataError if it is damaged."""
+def concepts_in(records: Iterable[Record]) -> tuple[dict[str, Concept], frozenset[str]]:
+    """The concepts of a corpus by label, and the names of its styles."""
     concepts: dict[str, Concept] = {}
     styles = set()
-    for row in read_records(corpus, ("label", "family", "group", "style", "tags")):
-        styles.add(row["style"])
-        seen = concepts.get(row["label"])
-        tags = frozenset(row["tags"]) | (seen.tags if seen else frozenset())
-        first = seen or Concept(row["label"], row["family"], row["group"], tags)
-        concepts[row["label"]] = Concept(first.label, first.family, first.group, tags)
+    for record in records:
+        styles.add(record.style)
+        seen = concepts.get(record.label)
+        tags = frozenset(record.tags) | (seen.tags if seen else frozenset())
+        first = seen or Concept(record.label, record.family, record.group, tags)
+        concepts[record.label] = Concept(first.label, first.family, first.group, tags)
     return concepts, frozenset(styles)
 
 
@@ -183,13 +180,16 @@ def questions(
     return made
 
 
-def make_sheet(pictures: Path, prompts: Path, corpus: Path, out: Path, seed: int) -> list[Question]:
+def make_sheet(
+    pictures: Path, prompts: Path, records: Iterable[Record], out: Path, seed: int
+) -> list[Question]:
     """Write the blind folder and the key into the folder ``out`` (made if absent); return the questions.
 
+    The labels are those of ``records``, the corpus that the pictures were learned from.
     Raises DataError for files that are missing or damaged, OutputError for what cannot be written,
     InvalidRequest if ``out/blind`` holds files already, and as ``questions``.
     """
-    concepts, styles = read_concepts(corpus)
+    concepts, styles = concepts_in(records)
     try:
         lines = [line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -216,7 +216,18 @@ def read_key(path: Path) -> list[Question]:
         rows = _read_json(path)["questions"]
         return [Question(**{**row, "options": tuple(row["options"])}) for row in rows]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a key that `judge make` wrote") from error
+        raise DataError(f"{path} is not a key that `judge-make` wrote") from error
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """The answers in a file, ``{"A": "volcano", ...}``; DataError if it holds something else."""
+    answers = _read_json(path)
+    for letter, answer in answers.items():
+        if not isinstance(answer, str):
+            raise DataError(
+                f"{path}: the answer for {letter!r} must be one of its labels, not {answer!r:.60}"
+            )
+    return answers
 
 
 def score_answers(key: Sequence[Question], answers: Mapping[str, str]) -> Result:
@@ -251,13 +262,8 @@ def _letter(place: int) -> str:
 
 def _pixels(path: Path) -> bytes:
     """The picture file as a PNG of its pixels on white, and of nothing else; DataError if it is none."""
-    try:
-        with Image.open(path) as picture:
-            bare = Image.fromarray(np.array(on_white(picture)))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} is not a picture that can be read: {error}") from error
     file = io.BytesIO()
-    bare.save(file, "png")
+    Image.fromarray(read_on_white(path)).save(file, "png")
     return file.getvalue()
 
 
@@ -274,41 +280,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} does not hold a JSON object")
     return value
-
-
-app = typer.Typer(help="A blind naming test of generated pictures.", add_completion=False)
-
-
-@app.command()
-def make(
-    pictures: Annotated[Path, typer.Option(help="Folder of 00.png, 01.png, ..., one for each prompt.")],
-    prompts: Annotated[Path, typer.Option(help="Text file, one prompt a line.")],
-    corpus: Annotated[Path, typer.Option(help="JSONL records of the corpus.")],
-    out: Annotated[Path, typer.Option(help="Folder to write blind/ and key.json into.")],
-    seed: Annotated[int, typer.Option(help="Draws the order and the wrong labels.")] = 0,
-) -> None:
-    """Write the blind sheet and, beside it, its key."""
-    for question in make_sheet(pictures, prompts, corpus, out, seed):
-        print(f"{question.prompt}: {question.label}")
-
-
-@app.command()
-def score(
-    key: Annotated[Path, typer.Option(help="key.json of the sheet.")],
-    answers: Annotated[Path, typer.Option(help='JSON object: {"A": "label", ...}.')],
-) -> None:
-    """Print which answers are right, and how many."""
-    print(score_answers(read_key(key), _read_json(answers)))
-
-
-def main() -> None:
-    """Run the command line; errors of sfumato become one line on standard error and their exit code."""
-    try:
-        app()
-    except SfumatoError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-r"""KID and FD-EffNetLite0 of a folder of pictures against real ones, beside what real pictures get.
+"""KID and FD-EffNetLite0 of a folder of pictures against real ones, beside what real pictures get.
 
 ::
 
-    python -m sfumato.evaluate.score --pictures FOLDER --corpus emoji-128.tar --records emoji.jsonl \
-        --split test_style
+    sfumato evaluate score --pictures FOLDER --corpus emoji-128.tar --split test_style
 
 The reference is the real pictures of one split, on white (so score pictures whose prompts name no other
 background), each picture once. Both sides and the floor are cut to one n by a seeded draw, because FD depends
@@ -14,21 +13,19 @@ on n; the floor is the same two numbers between two disjoint sets of n real pict
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
-import typer
-from PIL import Image
 from torch import Tensor
 
-from sfumato.errors import DataError, InvalidRequest, SfumatoError, UnknownName
-from sfumato.evaluate._corpus import Record, read_pictures, read_records
-from sfumato.evaluate.features import features, load_lite0
+from sfumato.data.compose import BACKGROUNDS, on_background
+from sfumato.data.pictures import PictureSet
+from sfumato.errors import DataError, InvalidRequest, UnknownName
+from sfumato.evaluate.features import features, read_on_white
 from sfumato.evaluate.frechet import Frechet, frechet
 from sfumato.evaluate.kernel import Kernel, kid
 from sfumato.evaluate.moments import Moments
@@ -76,8 +73,7 @@ def distances(a: Tensor, b: Tensor) -> Distances:
 
 def score(
     pictures: Sequence[Path] | None,
-    corpus: Path,
-    records: Path,
+    corpus: PictureSet,
     split: str,
     *,
     model: EfficientNetLite0,
@@ -86,16 +82,14 @@ def score(
 ) -> Score:
     """Score picture files against ``split`` of the corpus, at the largest n that all sides have.
 
-    ``corpus`` is a tar of pictures and ``records`` the JSONL that says where in it they are; ``pictures``
-    None means real pictures of ``train``. ``seed`` draws which pictures count, where there are more than n.
-    Raises UnknownName for a split that is not there, InvalidRequest for fewer than 4 pictures on a side,
-    DataError for files that cannot be read.
+    ``pictures`` None means real pictures of ``train``. ``seed`` draws which pictures count, where there are
+    more than n. Raises UnknownName for a split that is not there, InvalidRequest for fewer than 4 pictures on
+    a side, DataError for files that cannot be read.
     """
     start = time.perf_counter()
-    rows = read_records(records, ("split", "offset", "size"))
-    by_split: dict[str, list[Record]] = {}
-    for row in rows:
-        by_split.setdefault(row["split"], []).append(row)
+    by_split: dict[str, list[int]] = {}
+    for index, record in enumerate(corpus.records):
+        by_split.setdefault(record.split, []).append(index)
     for name in (split, _FLOOR):
         if name not in by_split:
             raise UnknownName("split", name, by_split)
@@ -107,14 +101,15 @@ def score(
     draw = torch.Generator().manual_seed(seed)
     train = _draw(by_split[_FLOOR], len(by_split[_FLOOR]), draw)
 
-    def real(chosen: Sequence[Record]) -> Tensor:
-        return features(read_pictures(corpus, chosen), model, batch=batch)
+    def real(chosen: Sequence[int]) -> Tensor:
+        white = BACKGROUNDS["white"]
+        return features((on_background(corpus.read(i), white) for i in chosen), model, batch=batch)
 
     reference = real(_draw(by_split[split], n, draw))
     if pictures is None:
         scored = real(train[2 * n : 3 * n])
     else:
-        scored = features(_open(_draw(pictures, n, draw)), model, batch=batch)
+        scored = features(map(read_on_white, _draw(pictures, n, draw)), model, batch=batch)
     floor = distances(real(train[:n]), real(train[n : 2 * n]))
     return Score(split, distances(scored, reference), floor, time.perf_counter() - start)
 
@@ -133,34 +128,3 @@ def picture_files(folder: Path) -> list[Path]:
 def _draw(items: Sequence[_T], n: int, draw: torch.Generator) -> list[_T]:
     """``n`` of ``items``, without repeats."""
     return [items[i] for i in torch.randperm(len(items), generator=draw)[:n].tolist()]
-
-
-def _open(paths: Sequence[Path]) -> Iterator[Image.Image]:
-    """The pictures in files; DataError for one that cannot be decoded."""
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                yield picture
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path} is not a picture that can be read: {error}") from error
-
-
-def main(
-    corpus: Annotated[Path, typer.Option(help="Tar of the corpus.")],
-    records: Annotated[Path, typer.Option(help="JSONL records of the corpus.")],
-    split: Annotated[str, typer.Option(help="Split to score against.")] = "test_style",
-    pictures: Annotated[Path | None, typer.Option(help="Folder; real pictures if absent.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws which pictures count.")] = 0,
-) -> None:
-    """Print KID and FD-EffNetLite0 of a folder of pictures, and those of real pictures at the same n."""
-    try:
-        files = None if pictures is None else picture_files(pictures)
-        print(score(files, corpus, records, split, model=load_lite0(), seed=seed))
-    except SfumatoError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from sfumato.codec import Latent
 from sfumato.condition import Cond
 from sfumato.denoiser import Denoiser
 from sfumato.errors import WeightsError
+from sfumato.families.table import ASSETS, model_hash, read_manifest
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.nn.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.nn.unet import UNet, UNetConfig
@@ -21,10 +20,8 @@ from sfumato.process.schedule import Flow
 from sfumato.text.encoder import TextEncoder
 from sfumato.weights.packed import load_packed
 
-ASSETS = Path(__file__).parent.parent / "assets" / "emoji"
 DENOISER_FILES = ("denoiser-1.safetensors", "denoiser-2.safetensors")
 CODEC_FILE = "codec.safetensors"
-MANIFEST = "manifest.json"
 
 CODEC = AutoencoderConfig()
 NETWORK = UNetConfig(
@@ -69,7 +66,10 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
     altered.
     """
     manifest = read_manifest(folder)
-    hashes: dict[str, str] = manifest["files"]
+    hashes = manifest["files"]
+    missing = {*DENOISER_FILES, CODEC_FILE} - hashes.keys()
+    if missing:
+        raise WeightsError(f"the manifest in {folder} does not name {', '.join(sorted(missing))}")
     text = TextEncoder.load(folder)
     autoencoder = Autoencoder(CODEC)
     codec_tensors, codec_facts = load_packed(folder / CODEC_FILE, hashes[CODEC_FILE])
@@ -99,26 +99,6 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
         defaults=DEFAULTS,
         notes=notes,
     )
-
-
-def read_manifest(folder: Path = ASSETS) -> dict[str, dict[str, str]]:
-    """The manifest of the built-in model: ``files`` (name -> sha256) and ``training`` facts."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        needed = {*DENOISER_FILES, CODEC_FILE}
-        missing = needed - manifest["files"].keys()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"the manifest of the built-in model in {folder} cannot be read: {error}"
-        ) from error
-    if missing:
-        raise WeightsError(f"the manifest in {folder} does not name {', '.join(sorted(missing))}")
-    return manifest  # type: ignore[no-any-return]
-
-
-def model_hash(hashes: dict[str, str]) -> str:
-    """One sha256 for all files of a model, from their names and hashes."""
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def assign(module: torch.nn.Module, tensors: dict[str, torch.Tensor], name: str) -> None:

@@ -1,8 +1,8 @@
-"""The U-Net of diffusion models on pictures and latents (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
+"""The U-Net of diffusion models on pictures and latents (Ronneberger et al. 2015; Ho et al. 2020, app. B).
 
-Down: at each level some residual blocks, each maybe followed by attention, then half the sides. Middle: block,
-attention, block. Up: the same backwards, each block reading what its mirror image on the way down has left
-(the skip connections). The clock, a vector and a class label are summed into one embedding that steers
+Down: at each level some residual blocks, each maybe followed by attention, then half the sides. Middle:
+block, attention, block. Up: the same backwards, each block reading what its mirror image on the way down has
+left (the skip connections). The clock, a vector and a class label are summed into one embedding that steers
 every block; text tokens are read by cross-attention.
 """
 
@@ -27,11 +27,12 @@ class UNetConfig:
     """The numbers that make a UNet.
 
     ``widths`` go from the finest level to the coarsest; ``attention`` says for each level whether its blocks
-    are followed by nothing, self-attention, or a transformer that also reads text, ``middle`` the same for the
-    middle. ``tokens``, ``vector`` are widths of the conditions, 0 for none; ``classes`` counts labels.
-    ``cos_first`` and ``shift`` are the clock's sinusoid's (see embed.sinusoid); ``pad`` is Halve's. ``clock``
-    is the width of the embedding that steers (0: four times the first width), ``mlp`` how many times wider the
-    hidden layers of transformers are.
+    are followed by nothing, self-attention, or a transformer that also reads text, ``middle`` the same for
+    the middle. Attention has heads of ``head`` channels, or ``heads`` of them at every level if that is not 0
+    (Stable Diffusion 1 has 8, DDPM 1). ``tokens``, ``vector`` are widths of the conditions, 0 for none;
+    ``classes`` counts labels. ``cos_first`` and ``shift`` are the clock's sinusoid's (see embed.sinusoid);
+    ``pad`` is Halve's. ``clock`` is the width of the embedding that steers (0: four times the first width),
+    ``mlp`` how many times wider the hidden layers of transformers are.
     """
 
     inner: int
@@ -53,6 +54,7 @@ class UNetConfig:
     pad: int = 1
     clock: int = 0
     mlp: int = 4
+    heads: int = 0
 
 
 class UNet(nn.Module):
@@ -148,7 +150,7 @@ class Stage(nn.Module):
             scale_shift=config.scale_shift,
             dropout=config.dropout,
         )
-        heads = max(1, outer // config.head)
+        heads = config.heads or max(1, outer // config.head)
         self.look: SpatialAttention | SpatialTransformer | None = None
         if look == "self":
             self.look = SpatialAttention(outer, heads, groups=config.groups, eps=config.eps)

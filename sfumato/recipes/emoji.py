@@ -1,4 +1,4 @@
-"""The recipe of the built-in model's denoiser: examples computed once, then rectified flow on their latents."""
+"""The recipe of the built-in model's denoiser: stored examples, then rectified flow on latents."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sfumato.data.pictures import PictureSet
 from sfumato.data.record import Record
 from sfumato.engine.run import run
 from sfumato.families import emoji as family
+from sfumato.families.table import ASSETS
 from sfumato.model import Model
 from sfumato.nn.autoencoder import Autoencoder
 from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
@@ -48,7 +49,7 @@ class PreparedDenoiser:
 
     def __init__(self, pictures: PictureSet, folder: Path, seed: int, fresh: bool, say: Say) -> None:
         """Make or read the stored examples, and begin from the weights in the tree if there are any."""
-        self.text = TextEncoder.load(family.ASSETS)
+        self.text = TextEncoder.load(ASSETS)
         self.codec, codec_hash = _codec()
         data = pictures.sha256()
         key = hashlib.sha256(f"{data} {codec_hash} {seed} {VARIANTS}".encode()).hexdigest()[:12]
@@ -57,10 +58,10 @@ class PreparedDenoiser:
         torch.manual_seed(seed)
         self.denoiser = family.denoiser()
         before: dict[str, object] = {}
-        if not fresh and all((family.ASSETS / f).exists() for f in family.DENOISER_FILES):
+        if not fresh and all((ASSETS / f).exists() for f in family.DENOISER_FILES):
             tensors: dict[str, Tensor] = {}
             for name in family.DENOISER_FILES:
-                part, before = load_packed(family.ASSETS / name)
+                part, before = load_packed(ASSETS / name)
                 tensors |= part
             self.denoiser.load_state_dict(tensors)
             say(f"going on from the weights in the tree ({before.get('seen', 0)} pictures seen)")
@@ -125,7 +126,7 @@ class PreparedDenoiser:
 
 def _codec() -> tuple[Latent, str]:
     """The codec in the tree, computing in what this machine computes fastest, and its file's hash."""
-    path = family.ASSETS / family.CODEC_FILE
+    path = ASSETS / family.CODEC_FILE
     tensors, facts = load_packed(path)
     module = Autoencoder(family.CODEC)
     module.load_state_dict(tensors)

@@ -11,6 +11,7 @@ from sfumato.data.compose import BACKGROUNDS
 from sfumato.data.pictures import PictureSet
 from sfumato.evaluate.features import load_lite0
 from sfumato.families import emoji as family
+from sfumato.families.table import ASSETS
 from sfumato.nn.autoencoder import Autoencoder
 from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
 from sfumato.tasks.text2image import to_bytes
@@ -54,8 +55,8 @@ class PreparedCodec:
         self.held = compose(held_rgba, colours[torch.arange(len(held_rgba)) % len(colours)])
         torch.manual_seed(seed)
         self.module = Autoencoder(family.CODEC)
-        if not fresh and (family.ASSETS / family.CODEC_FILE).exists():
-            tensors, _ = load_packed(family.ASSETS / family.CODEC_FILE)
+        if not fresh and (ASSETS / family.CODEC_FILE).exists():
+            tensors, _ = load_packed(ASSETS / family.CODEC_FILE)
             self.module.load_state_dict(tensors)
             say("going on from the weights in the tree")
         dtype = compute_dtype()
@@ -81,13 +82,13 @@ class PreparedCodec:
     def _rebuild(self, pixels: Tensor) -> Tensor:
         dtype = next(self.module.parameters()).dtype
         parts = []
-        for part in pixels.split(32):
+        for part in torch.split(pixels, 32):
             x = part.to(dtype).contiguous(memory_format=torch.channels_last)
             parts.append(self.module.decode(self.module.moments(x)[0]).to(torch.float32).clamp(-1, 1))
         return torch.cat(parts)
 
     def export(self, tensors: dict[str, Tensor], folder: Path, facts: dict[str, object]) -> list[Path]:
-        """Write ``codec.safetensors`` with the mean and deviation of each latent channel over the pictures."""
+        """Write ``codec.safetensors`` with the mean and deviation of each latent channel."""
         mean, std = self._moments()
         path = folder / family.CODEC_FILE
         save_packed(path, tensors, {**facts, "mean": mean.tolist(), "std": std.tolist()})
@@ -103,7 +104,7 @@ class PreparedCodec:
         latents = torch.cat(
             [
                 self.module.moments(p.contiguous(memory_format=torch.channels_last))[0].to(torch.float32)
-                for p in x.split(32)
+                for p in torch.split(x, 32)
             ]
         )
         return latents.mean((0, 2, 3)), latents.std((0, 2, 3))

@@ -24,11 +24,18 @@ Say = Callable[[str], None]
 class Prepared(Protocol):
     """A recipe made ready on some data: what to minimise and how to look at, judge and keep the result."""
 
-    objective: Objective
-    facts: dict[str, object]
+    @property
+    def objective(self) -> Objective:
+        """What the run minimises."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is known of the data, for checkpoints and weights."""
+        ...
 
     def score(self) -> Tensor:
-        """Losses on fixed (example, level, noise) triples with the weights now in the module; lower is better."""
+        """Losses on fixed (example, level, noise) triples with the weights in the module; lower is better."""
         ...
 
     def sheet(self) -> tuple[Pictures, list[str]]:

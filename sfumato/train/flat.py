@@ -58,7 +58,7 @@ class FlatParameters:
     def collect(self, clip: float) -> Tensor:
         """Hand the gradients to the masters in float32, scaled to a norm of at most ``clip``; the norm before."""
         gradients = [g.to(torch.float32) for g in self.gradient]
-        norm = torch.stack([g.norm() for g in gradients]).norm()
+        norm: Tensor = torch.stack([g.norm() for g in gradients]).norm()
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)
         for master, gradient in zip(self.master, gradients, strict=True):
             master.grad = gradient * scale

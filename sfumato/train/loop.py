@@ -38,7 +38,7 @@ class Hyper:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What an objective returns: the value to minimise and named figures to log, each one number or a vector."""
+    """What an objective returns: the value to minimise and figures to log by name, numbers or vectors."""
 
     value: Tensor
     figures: dict[str, Tensor]
@@ -47,7 +47,10 @@ class Loss:
 class Objective(Protocol):
     """What a run minimises."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """The network that is trained."""
+        ...
 
     def loss(self, step: int, size: int, generator: torch.Generator) -> Loss:
         """The loss of a batch of ``size`` drawn from ``generator`` alone."""

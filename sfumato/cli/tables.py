@@ -1,0 +1,47 @@
+"""``sfumato models`` and ``sfumato samplers``: what can be chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def models(as_json: bool) -> None:
+    """List the models that can be used."""
+    from sfumato.families.table import MODELS, facts
+
+    rows: list[dict[str, Any]] = [
+        {"name": name, "makes": text, **facts(name)} for name, text in MODELS.items()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']}  {row['makes']}")
+        click.echo(
+            f"{'':{len(row['name'])}}  {row['files']} files, "
+            f"{row['bytes'] / 2**20:.1f} MiB, hash {row['hash'][:12]}"
+        )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def samplers(as_json: bool) -> None:
+    """List the samplers: order of accuracy, network evaluations a step, whether they draw noise, source."""
+    from sfumato.samplers import SAMPLERS
+
+    rows = [{k: v for k, v in dataclasses.asdict(s).items() if k != "walk"} for s in SAMPLERS.values()]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        noise = "draws noise" if row["stochastic"] else "deterministic"
+        click.echo(
+            f"{row['name']:10} order {row['order']}, {row['evaluations']} evaluation(s) a step, {noise}; "
+            f"{row['reference']}"
+        )
