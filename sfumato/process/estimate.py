@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sfumato.process.level import Level
 
-# Anything that can be added to itself and multiplied by floats: float, complex, a torch tensor.
 Vector = Any
+"""Anything that can be added to itself and multiplied by floats: float, complex, a torch tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class Estimate:
     """The clean picture ``x0`` and the noise ``eps`` that a denoiser sees in x at level ``at``.
 
     Invariant, unless a wrapper says otherwise: ``x = at.alpha x0 + at.sigma eps``. Estimates at one level form a
-    vector space, so guidance is arithmetic: ``n + w * (p - n)`` acts on both ends alike.
+    vector space, so guidance is arithmetic: ``n + w * (p - n)`` acts on both ends alike, and the level of the
+    left operand is kept.
     """
 
     at: Level
@@ -39,22 +41,20 @@ class Estimate:
     __rmul__ = __mul__
 
     def towards(self, x0: Vector) -> Estimate:
-        """The estimate of the same x that points at ``x0``: eps makes up the difference.
-
-        Needs sigma > 0.
-        """
+        """The estimate of the same x that points at ``x0``: eps makes up the difference. Needs sigma > 0."""
         return Estimate(self.at, x0, self.eps + (self.at.alpha / self.at.sigma) * (self.x0 - x0))
-
-    def along(self, eps: Vector) -> Estimate:
-        """The estimate of the same x with noise ``eps``: x0 makes up the difference. Needs alpha > 0."""
-        return Estimate(self.at, self.x0 + (self.at.sigma / self.at.alpha) * (self.eps - eps), eps)
 
     def move(self, to: Level, std: float = 0.0, fresh: Vector = 0.0) -> Vector:
         """The x at level ``to`` on this line, with noise of ``std`` exchanged for ``fresh`` (unit variance).
 
         ``alpha_to x0 + sqrt(sigma_to^2 - std^2) eps + std fresh`` (Song et al. 2021a, equation 12). With std 0
-        this is DDIM, Euler's step of the flow and of the probability-flow ODE, all at once.
+        this is DDIM, Euler's step of the flow and of the probability-flow ODE, all at once. ``std`` is at most
+        ``to.sigma``.
         """
         kept = math.sqrt(max(0.0, to.sigma * to.sigma - std * std))
         moved = to.alpha * self.x0 + kept * self.eps
         return moved + std * fresh if std else moved
+
+
+Denoise = Callable[[Vector, Level], Awaitable[Estimate]]
+"""What a sampler awaits and guidance wraps: the estimate for x at a level."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-Number = float
-
 
 class Level(NamedTuple):
     """A point of the noising process, ``x = alpha x0 + sigma eps``.
 
-    ``t`` is the schedule's own time, which grows with noise (its unit is the schedule's: table index, or 0 to
-    1). In samplers the three are floats; a denoiser sees them as vectors, one value a row.
+    ``t`` is the time that a network is told; it grows with noise, and its unit is the schedule's: an index of a
+    table, 0 to 1, or sigma itself. In samplers the three are floats; a denoiser sees them as vectors, one value
+    a row. The properties below are for floats.
     """
 
     t: float
@@ -21,15 +20,10 @@ class Level(NamedTuple):
 
     @property
     def lam(self) -> float:
-        """Half the log signal-to-noise ratio, ``log(alpha / sigma)`` (Kingma et al. 2021; Lu et al. 2022)."""
+        """Half the log signal-to-noise ratio, ``log(alpha / sigma)`` (Lu et al. 2022a, section 2.1)."""
         if self.sigma == 0:
             return math.inf
-        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
-
-    @property
-    def snr(self) -> float:
-        """The signal-to-noise ratio ``(alpha / sigma)^2`` (Kingma et al. 2021, equation 2)."""
-        return math.inf if self.sigma == 0 else (self.alpha / self.sigma) ** 2
+        return math.log(self.alpha) - math.log(self.sigma) if self.alpha > 0 else -math.inf
 
     @property
     def ratio(self) -> float:
@@ -37,13 +31,18 @@ class Level(NamedTuple):
         return math.inf if self.alpha == 0 else self.sigma / self.alpha
 
 
+CLEAN = Level(0.0, 1.0, 0.0)
+"""No noise at all: where a walk ends. No network is asked here."""
+
+
 def posterior_std(at: Level, to: Level) -> float:
-    """The standard deviation of q(x_to | x_at, x0): the fresh noise of one ancestral step.
+    """The standard deviation of q(x_to | x_at, x0): the fresh noise of one ancestral step down.
 
     ``sigma_to sqrt(1 - (alpha_at sigma_to / (alpha_to sigma_at))^2)``, DDPM's square root of beta tilde (Ho et
-    al. 2020, equation 7; Song et al. 2021a, equation 16 at eta = 1).
+    al. 2020, equation 7; Song et al. 2021a, equation 16 at eta = 1). 0 for a step that does not go down.
     """
-    if to.sigma == 0 or at.sigma == 0:
+    room = to.alpha * at.sigma
+    if room == 0:
         return 0.0
-    kept = (at.alpha * to.sigma) / (to.alpha * at.sigma)
-    return to.sigma * math.sqrt(max(0.0, 1 - kept * kept))
+    kept = at.alpha * to.sigma / room
+    return to.sigma * math.sqrt(max(0.0, (1 - kept) * (1 + kept)))

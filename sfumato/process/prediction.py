@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.process.estimate import Estimate, Vector
@@ -29,19 +28,19 @@ from sfumato.process.level import Level
 Pair = tuple[Vector, Vector]
 
 
-def root(x: Vector) -> Vector:
+def _root(x: Vector) -> Vector:
     """The square root of a float, or of anything with a ``sqrt`` method (a tensor of levels)."""
     return math.sqrt(x) if isinstance(x, (float, int)) else x.sqrt()
 
 
 def _v(at: Level) -> Pair:
-    h = root(at.alpha * at.alpha + at.sigma * at.sigma)
+    h = _root(at.alpha * at.alpha + at.sigma * at.sigma)
     return -at.sigma / h, at.alpha / h
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A kind of network output; ``pair(level)`` gives (p, q)."""
+    """A kind of network output; ``pair(level)`` gives (p, q), which may be plain numbers for a vector level."""
 
     kind: str
     pair: Callable[[Level], Pair]
@@ -59,10 +58,12 @@ class Prediction:
         """
         p, q = self.pair(at)
         det = at.alpha * q - at.sigma * p
-        if isinstance(det, (float, int)) and det == 0:
+        singular: Vector = det == 0
+        if singular if isinstance(singular, bool) else singular.any():
+            end = "in pure noise (alpha = 0)" if self.kind == "eps" else "without noise (sigma = 0)"
             raise InvalidRequest(
-                f"a network that predicts {self.kind} cannot be used at alpha = {at.alpha:g}, "
-                f"sigma = {at.sigma:g}; choose a grid whose levels avoid that end"
+                f"a network that predicts {self.kind} cannot be asked {end}; "
+                f"choose a grid whose levels avoid that end"
             )
         x0 = (q / det) * x - (at.sigma / det) * output
         eps = (at.alpha / det) * output - (p / det) * x
@@ -73,19 +74,20 @@ def edm(data_std: float = 0.5) -> Prediction:
     """The output F of EDM's preconditioned network for data of deviation ``data_std``."""
 
     def pair(at: Level) -> Pair:
-        h = root(at.sigma * at.sigma + data_std * data_std)
+        h = _root(at.sigma * at.sigma + data_std * data_std)
         return at.sigma / (data_std * h), -data_std / h
 
     return Prediction("edm", pair)
 
 
 PREDICTIONS: dict[str, Prediction] = {
-    "eps": Prediction("eps", lambda at: (0.0 * at.alpha, 1.0 + 0.0 * at.alpha)),
-    "x0": Prediction("x0", lambda at: (1.0 + 0.0 * at.alpha, 0.0 * at.alpha)),
+    "eps": Prediction("eps", lambda at: (0.0, 1.0)),
+    "x0": Prediction("x0", lambda at: (1.0, 0.0)),
     "v": Prediction("v", _v),
-    "flow": Prediction("flow", lambda at: (-1.0 + 0.0 * at.alpha, 1.0 + 0.0 * at.alpha)),
+    "flow": Prediction("flow", lambda at: (-1.0, 1.0)),
     "edm": edm(),
 }
+"""Predictions by name; ``edm`` here is for data of deviation 0.5, ``edm(data_std)`` for any other."""
 
 
 def prediction(kind: str) -> Prediction:
@@ -94,7 +96,3 @@ def prediction(kind: str) -> Prediction:
         raise UnknownName("prediction", kind, PREDICTIONS)
     return PREDICTIONS[kind]
 
-
-def stack(levels: list[Level], make: Callable[[list[float]], Any]) -> Level:
-    """One Level whose fields are vectors, made by ``make`` from the fields of ``levels``."""
-    return Level(*(make([float(v) for v in values]) for values in zip(*levels, strict=True)))

@@ -1,6 +1,6 @@
-"""Schedules: from a time to a noise level, and from a log signal-to-noise ratio back to a time.
+"""Schedules: from a time to a noise level, and from a log signal-to-noise ratio back to a level.
 
-``Table`` holds the 1,000 levels of a discrete process (DDPM, Stable Diffusion) and interpolates between them;
+``Table`` holds the levels of a discrete process (DDPM, Stable Diffusion) and interpolates between them;
 ``Cosine``, ``Flow`` and ``Exploding`` are closed forms.
 """
 
@@ -10,6 +10,8 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 from sfumato.errors import InvalidRequest
@@ -34,18 +36,25 @@ class Schedule(Protocol):
         ...
 
     def at(self, lam: float) -> Level:
-        """The level with ``log(alpha / sigma) = lam``, limited to the schedule's range."""
+        """The level with ``log(alpha / sigma) = lam``, limited to the levels from t_min to t_max."""
         ...
 
 
 @dataclass(frozen=True)
 class Table:
-    """A discrete process: ``signal[i]`` is the running product of 1 - beta, alpha_i^2 (Ho et al. 2020, eq. 4).
+    """A discrete process: ``signal[i]`` is alpha_i^2, the running product of 1 - beta (Ho et al. 2020, eq. 4).
 
-    Between two indices the log signal-to-noise ratio is interpolated linearly.
+    Between two indices log(alpha / sigma) is interpolated linearly, as k-diffusion and diffusers do; towards a
+    last index of pure noise (signal 0; Lin et al. 2024) alpha^2 is. ``Level.t`` is the index.
     """
 
     signal: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the signal falls, from below 1 to 0 at the least."""
+        ends_fit = len(self.signal) >= 2 and self.signal[0] < 1 and self.signal[-1] >= 0
+        if not (ends_fit and all(a > b for a, b in pairwise(self.signal))):
+            raise InvalidRequest("a table of signals must be at least two numbers below 1 that fall, to 0 at the least")
 
     @property
     def t_min(self) -> float:
@@ -57,29 +66,34 @@ class Table:
         """The last index."""
         return float(len(self.signal) - 1)
 
+    @cached_property
+    def _noise(self) -> list[float]:
+        """-lam at each index, rising; the last may be infinite."""
+        return [-0.5 * math.log(s / (1 - s)) if s > 0 else math.inf for s in self.signal]
+
     def level(self, t: float) -> Level:
         """The level at index ``t``, which need not be whole."""
         if not 0 <= t <= self.t_max:
             raise InvalidRequest(f"t = {t:g} is outside the schedule; allowed: 0 to {self.t_max:g}")
-        low = min(int(t), len(self.signal) - 2)
+        low = int(t)
         part = t - low
-        a, b = self.signal[low], self.signal[low + 1]
-        if part == 0 or b == 0:
-            signal = a if part == 0 else (b if part == 1 else a * (1 - part))
-            return Level(t, math.sqrt(signal), math.sqrt(1 - signal))
-        lam = (1 - part) * _half_logit(a) + part * _half_logit(b)
-        return _vp(t, lam)
+        if part == 0 or self.signal[low + 1] == 0:
+            signal = self.signal[low] * (1 - part)
+            return Level(float(t), math.sqrt(signal), math.sqrt(1 - signal))
+        return _preserving(t, (part - 1) * self._noise[low] - part * self._noise[low + 1])
 
     def at(self, lam: float) -> Level:
         """The level with ``lam``; the index is found by bisection."""
-        lams = [-_half_logit(s) for s in self.signal]
-        if -lam <= lams[0]:
+        noise = self._noise
+        if -lam <= noise[0]:
             return self.level(0.0)
-        if -lam >= lams[-1]:
+        if -lam >= noise[-1]:
             return self.level(self.t_max)
-        high = bisect.bisect_left(lams, -lam)
-        part = (-lam - lams[high - 1]) / (lams[high] - lams[high - 1])
-        return _vp(high - 1 + part, lam)
+        high = bisect.bisect_left(noise, -lam)
+        if noise[high] == math.inf:
+            here = _preserving(0.0, lam)
+            return here._replace(t=high - here.alpha * here.alpha / self.signal[high - 1])
+        return _preserving(high - 1 + (-lam - noise[high - 1]) / (noise[high] - noise[high - 1]), lam)
 
 
 @dataclass(frozen=True)
@@ -89,39 +103,52 @@ class Cosine:
     t_min: float = 1e-3
     t_max: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the range of times."""
+        _check_range(self.t_min, self.t_max, 1.0)
+
     def level(self, t: float) -> Level:
-        """The level at ``t``."""
-        _within(t)
+        """The level at ``t``; t = 1 is pure noise, exactly."""
+        _check_time(t)
         if t == 1:
             return Level(1.0, 0.0, 1.0)
         return Level(t, math.cos(math.pi * t / 2), math.sin(math.pi * t / 2))
 
     def at(self, lam: float) -> Level:
         """The level with ``lam``: t = 2 / pi atan(e^-lam)."""
-        return self.level(min(max(2 / math.pi * math.atan(math.exp(-lam)), self.t_min), self.t_max))
+        t = 2 / math.pi * math.atan(_exp(-lam))
+        return self.level(min(max(t, self.t_min), self.t_max))
 
 
 @dataclass(frozen=True)
 class Flow:
     """Rectified flow, ``alpha = 1 - s``, ``sigma = s``, s = shift t / (1 + (shift - 1) t) for t in [0, 1].
 
-    (Liu et al. 2022; the shift is Esser et al. 2024, equation 23.)
+    (Liu et al. 2022; the shift is Esser et al. 2024, equation 23.) ``Level.t`` is s, which flow networks are
+    told; it equals t where the shift is 1.
     """
 
     shift: float = 1.0
     t_min: float = 1e-3
     t_max: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the shift and the range of times."""
+        if not 0 < self.shift < math.inf:
+            raise InvalidRequest(f"shift = {self.shift:g} is outside what is allowed: above 0 (1 is no shift)")
+        _check_range(self.t_min, self.t_max, 1.0)
+
     def level(self, t: float) -> Level:
-        """The level at ``t``; ``Level.t`` is s, the time that flow networks are told."""
-        _within(t)
+        """The level at ``t``; ``Level.t`` is s."""
+        _check_time(t)
         s = self.shift * t / (1 + (self.shift - 1) * t)
         return Level(s, 1 - s, s)
 
     def at(self, lam: float) -> Level:
         """The level with ``lam``: s = 1 / (1 + e^lam)."""
-        s = 1 / (1 + math.exp(min(lam, 700.0)))
-        return Level(s, 1 - s, s)
+        low, high = self.level(self.t_min), self.level(self.t_max)
+        s = 1 / (1 + _exp(lam))
+        return low if s <= low.sigma else high if s >= high.sigma else Level(s, 1 - s, s)
 
 
 @dataclass(frozen=True)
@@ -131,6 +158,10 @@ class Exploding:
     t_min: float = 0.002
     t_max: float = 80.0
 
+    def __post_init__(self) -> None:
+        """Check the range of sigmas."""
+        _check_range(self.t_min, self.t_max, math.inf)
+
     def level(self, t: float) -> Level:
         """The level with sigma = ``t``."""
         if not 0 <= t < math.inf:
@@ -139,7 +170,7 @@ class Exploding:
 
     def at(self, lam: float) -> Level:
         """The level with ``lam``: sigma = e^-lam."""
-        return self.level(min(max(math.exp(-lam), self.t_min), self.t_max))
+        return self.level(min(max(_exp(-lam), self.t_min), self.t_max))
 
 
 def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Table:
@@ -153,49 +184,37 @@ def scaled_linear(steps: int = 1000, first: float = 0.00085, last: float = 0.012
     return from_betas([(a + (b - a) * i / (steps - 1)) ** 2 for i in range(steps)])
 
 
-def cosine() -> Cosine:
-    """The cosine schedule in continuous time."""
-    return Cosine()
-
-
-def flow(shift: float = 1.0) -> Flow:
-    """Rectified flow with a static shift, 1 for none."""
-    if not 0 < shift < math.inf:
-        raise InvalidRequest(f"shift = {shift:g} is outside what is allowed: above 0 (1 is no shift)")
-    return Flow(shift)
-
-
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Exploding:
-    """EDM's variance-exploding schedule between two sigmas."""
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise InvalidRequest(
-            f"sigma_min = {sigma_min:g} and sigma_max = {sigma_max:g} must be positive and rise"
-        )
-    return Exploding(sigma_min, sigma_max)
-
-
 def from_betas(betas: Sequence[float]) -> Table:
-    """The table of a list of betas, each in (0, 1)."""
-    if len(betas) < 2 or not all(0 < b < 1 for b in betas):
-        raise InvalidRequest("betas must be at least two numbers between 0 and 1")
+    """The table of a list of betas in (0, 1); the last may be 1, which makes its level pure noise."""
     signal, table = 1.0, []
     for beta in betas:
+        if not 0 < beta <= 1:
+            raise InvalidRequest(f"beta = {beta:g} is outside what is allowed: above 0 and at most 1")
         signal *= 1 - beta
         table.append(signal)
     return Table(tuple(table))
 
 
-def _within(t: float) -> None:
+def _check_time(t: float) -> None:
     if not 0 <= t <= 1:
         raise InvalidRequest(f"t = {t:g} is outside the schedule; allowed: 0 to 1")
 
 
-def _half_logit(signal: float) -> float:
-    if signal <= 0:
-        return -math.inf
-    return 0.5 * math.log(signal / (1 - signal))
+def _check_range(t_min: float, t_max: float, most: float) -> None:
+    if not (0 < t_min < t_max <= most and t_max < math.inf):
+        raise InvalidRequest(
+            f"a schedule from t_min = {t_min:g} to t_max = {t_max:g} is not allowed: both must be positive and rise"
+            + ("" if math.isinf(most) else f", to {most:g} at the most")
+        )
 
 
-def _vp(t: float, lam: float) -> Level:
-    """The variance-preserving level with ``lam``: alpha^2 = sigmoid(2 lam)."""
-    return Level(t, math.sqrt(1 / (1 + math.exp(-2 * lam))), math.sqrt(1 / (1 + math.exp(2 * lam))))
+def _exp(x: float) -> float:
+    """e^x, infinite where a float ends."""
+    return math.exp(x) if x < 709 else math.inf
+
+
+def _preserving(t: float, lam: float) -> Level:
+    """The level of a variance-preserving process with ``lam``: alpha = e^lam sigma, alpha^2 + sigma^2 = 1."""
+    small = math.exp(-abs(lam))
+    long = math.hypot(1, small)
+    return Level(t, 1 / long, small / long) if lam > 0 else Level(t, small / long, 1 / long)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 from sfumato.cli.data import app
+from sfumato.cli.main import main
 from sfumato.data import commands
 from sfumato.errors import DataError, InvalidRequest
 
@@ -73,6 +74,32 @@ def test_the_command_line_shows_checks_and_draws(tiny_path: Path, tmp_path: Path
         assert image.size == (size["width"], size["height"])
     assert isinstance(invoke("sheet", tiny_path, "-o", tmp_path / "s.txt").exception, InvalidRequest)
     assert not (tmp_path / "s.txt").exists()
+
+
+def test_wrong_arguments_are_one_line_and_exit_code_2(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = str(tmp_path / "absent.tar")
+    for arguments, reason in (
+        (["show", absent], "does not exist"),
+        (["sheet", str(tiny_path), "-n", "0", "-o", str(tmp_path / "s.png")], "from 1 to"),
+        (["sheet", str(tiny_path), "-n", "x"], "not a valid integer"),
+        (["build", str(tmp_path), "--workers", "0"], "--workers"),
+        (["build", str(tmp_path), "--set", "nonsense"], "nonsense"),
+        (["show"], "PATH"),
+        (["draw"], "draw"),
+    ):
+        assert main(["data", *arguments]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert said.err.startswith("error: ")
+        assert reason in said.err
+
+
+def test_a_group_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 2
+    assert capsys.readouterr().err.startswith("Usage: sfumato data")
 
 
 def test_help_needs_no_heavy_imports() -> None:

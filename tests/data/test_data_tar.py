@@ -97,6 +97,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"captions": []}, "'captions'"),
     ({"captions": "cat"}, "'captions'"),
     ({"captions": [1]}, "'captions'"),
+    ({"tags": "cat"}, "'tags'"),
+    ({"tags": [1]}, "'tags'"),
     ({"w": -1}, "'w'"),
     ({"w": float("nan")}, "'w'"),
     ({"w": "1"}, "'w'"),

@@ -1,22 +1,24 @@
 """The blind sheet: what it shows, what it hides, and how answers are counted."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from typer.testing import CliRunner
 
+from sfumato.cli.main import main
+from sfumato.data.record import Record
 from sfumato.errors import DataError, InvalidRequest, OutputError, UnknownName
 from sfumato.evaluate.judge import (
     Concept,
-    app,
     concept_of,
+    concepts_in,
     make_sheet,
     questions,
-    read_concepts,
+    read_answers,
     read_key,
     score_answers,
     subject,
@@ -36,25 +38,22 @@ STYLES = ("3d", "flat")
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    rows = [
-        {"label": label, "family": family, "group": group, "style": style, "tags": tags}
-        for label, family, group, tags in RECORDS
-        for style in STYLES
+def corpus() -> list[Record]:
+    rows = [(*row, style) for row in RECORDS for style in STYLES]
+    rows.append(("pizza", "pizza", "food", ["flatbread"], "3d"))
+    return [
+        Record(str(i), label, (label,), style, group=group, family=family, tags=tuple(tags))
+        for i, (label, family, group, tags, style) in enumerate(rows)
     ]
-    rows.append({"label": "pizza", "family": "pizza", "group": "food", "style": "3d", "tags": ["flatbread"]})
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture
-def concepts(corpus: Path) -> dict[str, Concept]:
-    return read_concepts(corpus)[0]
+def concepts(corpus: list[Record]) -> dict[str, Concept]:
+    return concepts_in(corpus)[0]
 
 
 @pytest.fixture
-def sheet(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
+def sheet(tmp_path: Path) -> tuple[Path, Path]:
     """Three prompts and their pictures, whose metadata hold the prompts, as a generator leaves them."""
     prompts = ["a slice of pizza, 3d style", "egg, flat style, teal background", "taco, flat style"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n")
@@ -135,7 +134,9 @@ def test_a_group_with_too_few_labels_is_refused(concepts: dict[str, Concept]) ->
         questions(["dog face"], concepts, STYLES, 0)
 
 
-def test_blind_folder_shows_the_pixels_and_hides_the_rest(corpus: Path, sheet: tuple[Path, Path]) -> None:
+def test_blind_folder_shows_the_pixels_and_hides_the_rest(
+    corpus: list[Record], sheet: tuple[Path, Path]
+) -> None:
     folder, prompts = sheet
     made = make_sheet(folder, prompts, corpus, folder / "out", seed=1)
     blind = folder / "out" / "blind"
@@ -152,7 +153,7 @@ def test_blind_folder_shows_the_pixels_and_hides_the_rest(corpus: Path, sheet: t
         make_sheet(folder, prompts, corpus, folder / "out", seed=1)
 
 
-def test_answers_are_counted(corpus: Path, sheet: tuple[Path, Path]) -> None:
+def test_answers_are_counted(corpus: list[Record], sheet: tuple[Path, Path]) -> None:
     folder, prompts = sheet
     key = make_sheet(folder, prompts, corpus, folder / "out", seed=2)
     truth = {q.letter: q.label for q in key}
@@ -173,27 +174,51 @@ def test_answers_are_counted(corpus: Path, sheet: tuple[Path, Path]) -> None:
         score_answers(key, {"A": "dog face"})
 
 
-def test_command_line_from_pictures_to_score(corpus: Path, sheet: tuple[Path, Path]) -> None:
+def test_command_line_from_pictures_to_score(
+    corpus: list[Record], sheet: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, prompts = sheet
-    run = CliRunner().invoke
-    paths = {"pictures": folder, "prompts": prompts, "corpus": corpus, "out": folder / "o"}
-    made = run(app, ["make", *(part for k, v in paths.items() for part in (f"--{k}", str(v)))])
-    assert made.exit_code == 0
-    assert "a slice of pizza, 3d style: pizza" in made.output
-    key = read_key(folder / "o" / "key.json")
-    (folder / "answers.json").write_text(json.dumps({q.letter: q.label for q in key}))
-    files = {"key": folder / "o" / "key.json", "answers": folder / "answers.json"}
-    scored = run(app, ["score", *(part for k, v in files.items() for part in (f"--{k}", str(v)))])
-    assert scored.exit_code == 0
-    assert scored.output.splitlines()[-1] == "3 / 3 right (guessing: 0.3)"
+    pictures = folder / "corpus"
+    pictures.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "x.png")
+    rows = ({"file_name": "x.png", **asdict(record)} for record in corpus)
+    (pictures / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(command: str, **paths: Path) -> tuple[int, str, str]:
+        parts = (part for name, path in paths.items() for part in (f"--{name}", str(path)))
+        return main(["evaluate", command, *parts]), *capsys.readouterr()
+
+    out, answers = folder / "o", folder / "answers.json"
+    code, said, _ = run("judge-make", pictures=folder, prompts=prompts, corpus=pictures, out=out)
+    assert code == 0
+    assert "a slice of pizza, 3d style: pizza" in said
+    key = read_key(out / "key.json")
+    assert key == make_sheet(folder, prompts, corpus, folder / "again", seed=0)
+    answers.write_text(json.dumps({q.letter: q.label for q in key}))
+    code, said, _ = run("judge-score", key=out / "key.json", answers=answers)
+    assert code == 0
+    assert said.splitlines()[-1] == "3 / 3 right (guessing: 0.3)"
+    assert (
+        main(["evaluate", "judge-score", "--key", f"{out}/key.json", "--answers", str(answers), "--json"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["right"] == 3
+    code, said, wrong = run("judge-score", key=answers, answers=answers)
+    assert (code, said, wrong.count("\n")) == (5, "", 1)
+    assert "answers.json is not a key" in wrong
 
 
-def test_damaged_files_are_named(corpus: Path, sheet: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("text", ["[]", "no json", '{"A": ["egg"]}', '{"A": 1}'])
+def test_answers_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.json").write_text(text)
+    with pytest.raises(DataError, match=r"answers\.json"):
+        read_answers(tmp_path / "answers.json")
+
+
+def test_damaged_files_are_named(corpus: list[Record], sheet: tuple[Path, Path]) -> None:
     folder, prompts = sheet
     with pytest.raises(DataError, match=r"absent\.txt"):
         make_sheet(folder, folder / "absent.txt", corpus, folder / "out", seed=0)
-    with pytest.raises(DataError, match=r"prompts\.txt"):
-        make_sheet(folder, prompts, prompts, folder / "out", seed=0)
     with pytest.raises(OutputError, match="cannot write"):
         make_sheet(folder, prompts, corpus, prompts / "out", seed=0)
     (folder / "01.png").write_bytes(b"no picture")
