@@ -1,0 +1,1 @@
+"""Speed of sfumato beside its peers: one command each, both measured in the same run."""
