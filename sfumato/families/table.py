@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import WeightsError
+from sfumato.files import write_bytes
 
 MODELS = {"emoji": "text to a 128 x 128 emoji in nine styles and twelve background colours; built in"}
 """Each model with one line on what it makes."""
@@ -40,3 +41,10 @@ def facts(name: str) -> dict[str, Any]:
     files = read_manifest()["files"]
     size = sum((ASSETS / f).stat().st_size for f in files if (ASSETS / f).exists())
     return {"files": len(files), "bytes": size, "hash": model_hash(files)}
+
+
+def write_manifest(folder: Path) -> Path:
+    """Write the manifest of the weights and vocabulary in ``folder``: each file's sha256."""
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".txt"))
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return write_bytes(folder / MANIFEST, (json.dumps({"files": files}, indent=1) + "\n").encode())

@@ -15,7 +15,7 @@ from sfumato.data.pictures import PictureSet
 from sfumato.data.record import Record
 from sfumato.engine.run import run
 from sfumato.families import emoji as family
-from sfumato.families.table import ASSETS
+from sfumato.families.table import ASSETS, write_manifest
 from sfumato.model import Model
 from sfumato.nn.autoencoder import Autoencoder
 from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
@@ -111,17 +111,22 @@ class PreparedDenoiser:
 
     def export(self, tensors: dict[str, Tensor], folder: Path, facts: dict[str, object]) -> list[Path]:
         """Write the denoiser in two files of about the same size."""
-        names, total = sorted(tensors), sum(t.numel() for t in tensors.values())
-        halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        filled = 0
-        for name in names:
-            halves[int(filled >= total / 2)][name] = tensors[name]
-            filled += tensors[name].numel()
-        paths = []
-        for name, half in zip(family.DENOISER_FILES, halves, strict=True):
-            save_packed(folder / name, half, facts)
-            paths.append(folder / name)
-        return paths
+        return write_denoiser(tensors, folder, facts)
+
+
+def write_denoiser(tensors: dict[str, Tensor], folder: Path, facts: dict[str, object]) -> list[Path]:
+    """Write ``tensors`` in two files of about the same size, and the folder's manifest."""
+    names, total = sorted(tensors), sum(t.numel() for t in tensors.values())
+    halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    filled = 0
+    for name in names:
+        halves[int(filled >= total / 2)][name] = tensors[name]
+        filled += tensors[name].numel()
+    paths = []
+    for name, half in zip(family.DENOISER_FILES, halves, strict=True):
+        save_packed(folder / name, half, facts)
+        paths.append(folder / name)
+    return [*paths, write_manifest(folder)]
 
 
 def _codec() -> tuple[Latent, str]:

@@ -11,7 +11,7 @@ from sfumato.data.compose import BACKGROUNDS
 from sfumato.data.pictures import PictureSet
 from sfumato.evaluate.features import load_lite0
 from sfumato.families import emoji as family
-from sfumato.families.table import ASSETS
+from sfumato.families.table import ASSETS, write_manifest
 from sfumato.nn.autoencoder import Autoencoder
 from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
 from sfumato.tasks.text2image import to_bytes
@@ -92,7 +92,7 @@ class PreparedCodec:
         mean, std = self._moments()
         path = folder / family.CODEC_FILE
         save_packed(path, tensors, {**facts, "mean": mean.tolist(), "std": std.tolist()})
-        return [path]
+        return [path, write_manifest(folder)]
 
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:

@@ -170,7 +170,8 @@ def export(run: Run, ready: Ready, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     before = run.facts.get("seen_before", 0)
     seen = (before if isinstance(before, int) else 0) + run.step * run.hyper.batch
-    facts = {**run.facts, "step": run.step, "seen": seen}
     with averaged_weights(run):
+        score = numbers(ready.score())
+        facts = {**run.facts, "step": run.step, "seen": seen, "score": score}
         tensors = {name: tensor.clone() for name, tensor in run.averaged().items()}
         return ready.export(tensors, folder, facts)

@@ -1,0 +1,127 @@
+"""Kill a training run again and again; at the end its weights must be those of an undisturbed run, bit for bit.
+
+Run it at length with ``python -m tests.train.killing --times 25``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sfumato.train.checkpoint import checkpoints, load_checkpoint
+
+STEPS = 60
+
+
+def write_idx(folder: Path, count: int = 120, side: int = 12, classes: int = 3) -> Path:
+    """A tiny labelled data set in IDX files: noisy squares, one size a class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes, size=count).astype(np.uint8)
+    pictures = rng.integers(0, 40, size=(count, side, side), dtype=np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        picture[2 : 4 + 2 * label, 2 : 4 + 2 * label] = 220
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">IIII", 0x803, count, side, side)
+    with gzip.open(folder / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(header + pictures.tobytes())
+    with gzip.open(folder / "train-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">II", 0x801, count) + labels.tobytes())
+    return folder
+
+
+def command(data: Path, out: Path) -> list[str]:
+    """The command line of a short run that writes a checkpoint after every step."""
+    numbers = {"steps": STEPS, "batch": 4, "warmup": 5}
+    return [
+        *(sys.executable, "-m", "sfumato", "train", "digits", "--data", str(data), "--out", str(out)),
+        *("--resume", "--save-seconds", "0", "--json", "--dtype", "float32"),
+        *(part for name, value in numbers.items() for part in ("--set", f"{name}={value}")),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """One thread, so that two runs add in the same order."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def undisturbed(data: Path, out: Path) -> None:
+    """Train without being killed."""
+    subprocess.run(command(data, out), check=True, env=environment(), capture_output=True)
+
+
+def kill_often(data: Path, out: Path, times: int, seed: int) -> list[int]:
+    """Start, kill -9 after a random moment, start again ...; then let it end. The steps found after each kill.
+
+    A kill falls into the steps or into the writing of a checkpoint, which happens after every step here. All
+    checkpoints that are visible must load.
+    """
+    chance, found = random.Random(seed), []
+    for _ in range(times):
+        process = subprocess.Popen(
+            command(data, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        before = newest_step(out)
+        deadline = time.monotonic() + 120
+        while newest_step(out) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.15)
+        process.send_signal(signal.SIGKILL)
+        _, complaint = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), complaint.decode()
+        for path in checkpoints(out):
+            found.append(load_checkpoint(path).step)
+    undisturbed(data, out)
+    return found
+
+
+def newest_step(out: Path) -> int:
+    """The number in the name of the newest checkpoint, -1 if there is none."""
+    names = checkpoints(out)
+    return int(names[-1].stem.removeprefix("step-")) if names else -1
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether the last checkpoints of two runs hold the same bits."""
+    one, two = load_checkpoint(checkpoints(a)[-1]), load_checkpoint(checkpoints(b)[-1])
+    return one.step == two.step == STEPS and all(
+        (one.tensors[name] == two.tensors[name]).all() for name in one.tensors | two.tensors
+    )
+
+
+def leftovers(out: Path) -> list[str]:
+    """Files of the run that are neither checkpoints, log nor sheets."""
+    return [p.name for p in out.iterdir() if not p.name.startswith(("step-", "log.jsonl", "sheet-"))]
+
+
+def main() -> None:
+    """Kill ``--times`` times and say what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        data = write_idx(folder / "data")
+        undisturbed(data, folder / "calm")
+        found = kill_often(data, folder / "killed", chosen.times, chosen.seed)
+        print(f"{chosen.times} kills, {len(found)} checkpoints seen, all loaded; steps {sorted(set(found))}")
+        print("bit-equal to the undisturbed run:", same(folder / "calm", folder / "killed"))
+        print("left over:", leftovers(folder / "killed"))
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
