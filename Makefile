@@ -5,6 +5,7 @@
 # constraints.txt change. Another interpreter: make picture PYTHON=python3.12
 
 PYTHON ?= python3
+# Tests at a time; each has one thread, so that they do not fight for the cores.
 JOBS   ?= 2
 
 VENV   := .venv
@@ -40,7 +41,7 @@ picture: $(VENV)/runtime.stamp ## Install sfumato into ./.venv and make pictures
 	@echo "  $(BIN)/sfumato generate --help"
 
 test: $(VENV)/dev.stamp lint ## Install the tests' packages and run all checks and tests
-	@$(BIN)/python -m pytest -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/dev.stamp ## Check style (ruff) and types (mypy --strict)
 	@$(BIN)/ruff check .
@@ -63,11 +64,11 @@ $(BIN)/python:
 # PyTorch first: its CPU build from its own index if that answers within a few seconds, else from wherever pip
 # looks. The index offers CPU builds only; --no-deps because all else comes, pinned, from the usual place.
 $(VENV)/torch.stamp: constraints.txt | $(BIN)/python
-	@if $(PIP) index versions torch --index-url $(CPU) --timeout 5 --retries 0 >/dev/null 2>&1 && \
-		echo "Installing $(TORCH), CPU build, from $(CPU)" && \
-		$(PIP) install --no-deps --index-url $(CPU) $(TORCH); then :; \
+	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU)/torch/", timeout=5)' 2>/dev/null; then \
+		echo "Installing $(TORCH), CPU build, from $(CPU)"; \
+		$(PIP) install --no-deps --index-url $(CPU) $(TORCH); \
 	else \
-		echo "Installing $(TORCH) from pip's default sources ($(CPU) cannot be reached)"; \
+		echo "Installing $(TORCH) from pip's own sources ($(CPU) does not answer)"; \
 		$(PIP) install --no-deps $(TORCH); \
 	fi
 	@case "$$($(BIN)/python -m pip list --format freeze 2>/dev/null | grep '^torch==')" in \
