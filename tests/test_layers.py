@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"errors", "nn"},
     "denoiser": {"errors", "process", "condition"},
     "model": {"ask", "process", "condition", "codec", "denoiser"},
-    "families": {"errors", "process", "nn", "text", "weights", *VALUES},
+    "families": {"errors", "files", "process", "nn", "text", "weights", *VALUES},
     "tasks": {"errors", "process", "samplers", "guidance", *VALUES},
     "engine": {"errors", "ask", "process", "condition", "denoiser", "model"},
     "train": {"errors", "files", "process", "nn", "weights", "data", *VALUES},
