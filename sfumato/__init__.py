@@ -13,7 +13,6 @@ Names are imported when they are first used, so that ``import sfumato`` costs ne
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
     )
     from sfumato.tasks.text2image import Text2Image
 
-try:
-    __version__ = version("sfumato")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.1.0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "Cancelled": "sfumato.errors",
