@@ -21,8 +21,9 @@ CLOCKS: dict[str, Scale] = {
     "t": lambda at: at.t,  # type: ignore[dict-item,return-value]
     "thousand": lambda at: 1000 * at.t,  # type: ignore[dict-item,return-value]
     "log_sigma": lambda at: at.sigma.log() / 4,  # type: ignore[attr-defined]
+    "level": lambda at: torch.stack((at.alpha, at.sigma), dim=-1),  # type: ignore[arg-type]
 }
-"""What a network is told of the level: its time, 1000 times that (flow), or EDM's log(sigma) / 4."""
+"""What a network is told of the level: its time, 1000 times that (flow), EDM's log(sigma) / 4, or both ends."""
 
 
 class Network(Protocol):

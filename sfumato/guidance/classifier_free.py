@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sfumato.process.estimate import Estimate, Vector
+from sfumato.process.estimate import Denoise, Estimate, Vector
 from sfumato.process.level import Level
-from sfumato.samplers.multistep import Denoise
 
-# What answers for several conditions at once: (x, level, *conditions) -> one estimate a condition.
 Branches = Callable[..., Awaitable[tuple[Estimate, ...]]]
+"""What answers for several conditions at once: (x, level, *conditions) -> one estimate a condition."""
 
 
 def classifier_free(denoise: Branches, want: Any, avoid: Any, scale: float) -> Denoise:

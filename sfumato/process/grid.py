@@ -55,7 +55,8 @@ def trailing(schedule: Schedule, steps: int) -> list[Level]:
     """Indices ``round(T - i T / steps) - 1`` (Lin et al. 2024, table 2: "trailing"): begins at the last index."""
     table = _table(schedule, "trailing")
     total = len(table.signal)
-    return [table.level(round(total - i * (total / steps)) - 1) for i in range(steps)]
+    down = (total - total / steps) - total  # rounded as numpy's arange does, on which halves depend
+    return [table.level(round(total + i * down) - 1) for i in range(steps)]
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> list[Level]:

@@ -95,4 +95,3 @@ def prediction(kind: str) -> Prediction:
     if kind not in PREDICTIONS:
         raise UnknownName("prediction", kind, PREDICTIONS)
     return PREDICTIONS[kind]
-

@@ -54,7 +54,9 @@ class Table:
         """Check that the signal falls, from below 1 to 0 at the least."""
         ends_fit = len(self.signal) >= 2 and self.signal[0] < 1 and self.signal[-1] >= 0
         if not (ends_fit and all(a > b for a, b in pairwise(self.signal))):
-            raise InvalidRequest("a table of signals must be at least two numbers below 1 that fall, to 0 at the least")
+            raise InvalidRequest(
+                "a table of signals must be at least two numbers below 1 that fall, to 0 at the least"
+            )
 
     @property
     def t_min(self) -> float:
@@ -135,13 +137,16 @@ class Flow:
     def __post_init__(self) -> None:
         """Check the shift and the range of times."""
         if not 0 < self.shift < math.inf:
-            raise InvalidRequest(f"shift = {self.shift:g} is outside what is allowed: above 0 (1 is no shift)")
+            raise InvalidRequest(
+                f"shift = {self.shift:g} is outside what is allowed: above 0 (1 is no shift)"
+            )
         _check_range(self.t_min, self.t_max, 1.0)
 
     def level(self, t: float) -> Level:
         """The level at ``t``; ``Level.t`` is s."""
         _check_time(t)
-        s = self.shift * t / (1 + (self.shift - 1) * t)
+        far = self.shift * t
+        s = far / (far + (1 - t))
         return Level(s, 1 - s, s)
 
     def at(self, lam: float) -> Level:

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 
 from sfumato.errors import UnknownName
-from sfumato.process.estimate import Vector
+from sfumato.process.estimate import Denoise, Vector
 from sfumato.process.level import Level
-from sfumato.samplers.multistep import Denoise, Fresh, ancestral, multistep
+from sfumato.samplers.multistep import Fresh, ancestral, multistep
 from sfumato.samplers.rules import ddim, dpmpp_2m
 from sfumato.samplers.singlestep import heun
 
 Walk = Callable[[Vector, Sequence[Level], Denoise, Fresh], Awaitable[Vector]]
+"""From x at the first level of a grid to x at its last: ``await walk(x, grid, denoise, fresh)``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A named sampler: its coroutine, order of accuracy, network evaluations a step, whether it draws noise."""
+    """A named sampler: its coroutine and what there is to know of it.
+
+    ``order`` is that of its error in the step of log(alpha / sigma), of the law of the samples where it is
+    ``stochastic``, that is, draws noise; ``evaluations`` of the network a step (the last step takes one).
+    """
 
     name: str
     walk: Walk
@@ -75,6 +80,7 @@ SAMPLERS: dict[str, Sampler] = {
         ),
     )
 }
+"""Every sampler by name."""
 
 
 def sampler(name: str) -> Sampler:

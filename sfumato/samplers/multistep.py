@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from sfumato.process.estimate import Estimate, Vector
+from sfumato.process.estimate import Denoise, Estimate, Vector
 from sfumato.process.level import Level, posterior_std
 from sfumato.samplers.rules import Rule
 
-Denoise = Callable[[Vector, Level], Awaitable[Estimate]]
 Fresh = Callable[[Level, Level], Vector]
-Churn = Callable[[Level, Level], float]
+"""Noise of unit variance for the step from one level to the next."""
 
-HISTORY = 3
+Churn = Callable[[Level, Level], float]
+"""The standard deviation of the fresh noise of the step from one level to the next."""
 
 
 def still(at: Level, to: Level) -> float:
@@ -37,13 +37,13 @@ async def multistep(
 ) -> Vector:
     """Walk ``grid`` from ``x`` at its first level to its last and return x there.
 
-    At step i the rule ``rules[min(i, len(rules) - 1)]`` turns the past estimates into the line to move on;
-    ``churn(at, to)`` is the deviation of the fresh noise.
+    ``rules[k - 1]`` turns the newest k estimates into the line to move on; the last rule is used as soon as
+    there are estimates enough for it. ``fresh`` is asked only where ``churn`` gives more than 0.
     """
     past: list[Estimate] = []
     for at, to in pairwise(grid):
-        past = [*past[-HISTORY:], await denoise(x, at)]
-        rule = rules[min(len(past), len(rules)) - 1]
+        past = [*past, await denoise(x, at)][-len(rules) :]
+        line = rules[len(past) - 1](past, to)
         std = churn(at, to)
-        x = rule(past, to, std).move(to, std, fresh(at, to) if std else 0.0)
+        x = line.move(to, std, fresh(at, to) if std else 0.0)
     return x

@@ -12,27 +12,25 @@ from collections.abc import Callable, Sequence
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
 
-Rule = Callable[[Sequence[Estimate], Level, float], Estimate]
+Rule = Callable[[Sequence[Estimate], Level], Estimate]
 
 
-def ddim(past: Sequence[Estimate], to: Level, std: float) -> Estimate:
+def ddim(past: Sequence[Estimate], to: Level) -> Estimate:
     """The newest estimate as it is: first order.
 
-    With std 0 this is DDIM (Song et al. 2021a, equation 12), Euler's method on the probability-flow ODE in
-    sigma / alpha, and on the flow in sigma; with fresh noise it is DDPM and the ancestral samplers.
+    Without fresh noise this is DDIM (Song et al. 2021a, equation 12), Euler's method on the probability-flow ODE
+    in sigma / alpha, and on the flow in sigma; with it, DDPM and the ancestral samplers.
     """
     return past[-1]
 
 
-def dpmpp_2m(past: Sequence[Estimate], to: Level, std: float) -> Estimate:
+def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Estimate:
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): x0 extrapolated on a line in lambda.
 
     ``D = x0_i + (h_i / (2 h_{i-1})) (x0_i - x0_{i-1})`` with h the steps in lambda = log(alpha / sigma). First
     order where lambda is infinite: from pure noise, and on the last step to sigma = 0.
     """
-    if len(past) < 2:
-        return past[-1]
-    before, now = past[-2], past[-1]
+    before, now = past
     behind, ahead = now.at.lam - before.at.lam, to.lam - now.at.lam
     if not (math.isfinite(behind) and math.isfinite(ahead)):
         return now
