@@ -35,6 +35,10 @@ class Cond:
         """The same condition for ``rows`` rows, where this one has a single row (or that many already)."""
         return Cond(**{name: value.expand(rows, *value.shape[1:]) for name, value in self.named().items()})
 
+    def row(self, index: int) -> Cond:
+        """Row ``index`` by itself."""
+        return Cond(**{name: value[index : index + 1] for name, value in self.named().items()})
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Cond:
         """All tensors on ``device``, floating ones as ``dtype``."""
         return Cond(

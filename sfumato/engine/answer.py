@@ -1,8 +1,13 @@
-"""Answers: each verb of a model as a plain function of a batch of rows."""
+"""Answers: each verb of a model as a plain function of a batch of rows.
+
+A picture's rows go through a network in a call of their own: kernels choose their order of addition by the size
+of a batch, so only this gives every picture the same bits alone and in company. On a processor whose cores one
+picture keeps busy it costs little.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,43 +20,45 @@ from sfumato.model import Model
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
 
-ROWS = 32
-"""The most rows in one network call, so that memory does not grow with the number of pictures asked for."""
-
 
 def answer(ask: Ask) -> object:
-    """The answer to ``ask``; nothing outside the network reduces over rows."""
+    """The answer to ``ask``; nothing reduces over rows."""
     model: Model = ask.model
     with torch.inference_mode():
         if ask.verb == "embed":
             return model.conditioner(*ask.arguments)
         if ask.verb == "encode":
-            return torch.cat([model.codec.encode(part) for part in ask.arguments[0].split(ROWS)])
+            return each(model.codec.encode, *ask.arguments)
         if ask.verb == "decode":
-            return torch.cat([model.codec.decode(part) for part in ask.arguments[0].split(ROWS)])
+            return each(model.codec.decode, *ask.arguments)
         if ask.verb == "denoise":
             return denoise(model, *ask.arguments)
     raise InvalidRequest(f"a model has no verb {ask.verb!r}; it has embed, encode, denoise and decode")
 
 
+def each(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``function`` of every row of ``rows`` by itself."""
+    return torch.cat([function(row) for row in torch.split(rows, 1)])
+
+
 def denoise(model: Model, x: Tensor, at: Level, conds: Sequence[Cond]) -> tuple[Estimate, ...]:
-    """One estimate of ``x`` for each condition; all branches go through the network as rows of one batch."""
-    rows = len(x)
-    wide = [cond.expand(rows) for cond in conds]
-    if len({cond.key for cond in wide}) == 1:
-        both = _split(model, x.repeat(len(wide), *[1] * (x.ndim - 1)), at, join(wide))
-        return tuple(
-            Estimate(at, both.x0[i * rows : (i + 1) * rows], both.eps[i * rows : (i + 1) * rows])
-            for i in range(len(wide))
-        )
-    return tuple(_split(model, x, at, cond) for cond in wide)
+    """One estimate of ``x`` for each condition.
 
-
-def _split(model: Model, x: Tensor, at: Level, cond: Cond) -> Estimate:
-    """The estimate of any number of rows, at most ROWS at a time."""
-    parts = []
-    for begin in range(0, len(x), ROWS):
-        piece = x[begin : begin + ROWS]
-        doors = {name: value[begin : begin + ROWS] for name, value in cond.named().items()}
-        parts.append(model.denoiser(piece, row_levels([at] * len(piece)), Cond(**doors)))
-    return Estimate(at, torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts]))
+    All branches of one picture go through the network as rows of one call, if their conditions can be stacked.
+    """
+    branches = [cond.expand(len(x)) for cond in conds]
+    together = len({cond.key for cond in branches}) == 1
+    rows: list[list[Estimate]] = []
+    for i, row in enumerate(torch.split(x, 1)):
+        own = [cond.row(i) for cond in branches]
+        if together:
+            level = row_levels([at] * len(own))
+            found = model.denoiser(row.expand(len(own), *row.shape[1:]), level, join(own))
+            rows.append([Estimate(at, found.x0[k : k + 1], found.eps[k : k + 1]) for k in range(len(own))])
+        else:
+            found = [model.denoiser(row, row_levels([at]), cond) for cond in own]
+            rows.append([Estimate(at, f.x0, f.eps) for f in found])
+    return tuple(
+        Estimate(at, torch.cat([r[k].x0 for r in rows]), torch.cat([r[k].eps for r in rows]))
+        for k in range(len(branches))
+    )

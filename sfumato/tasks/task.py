@@ -49,5 +49,7 @@ def _sentence(fault: Any) -> str:
     value = value if len(value) <= 60 else value[:57] + "..."
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
+    if fault["type"] == "string_unicode":
+        return f"{name} is not valid Unicode text; give it as UTF-8"
     message = str(fault["msg"])
     return f"{name} = {value} is not allowed: {message[:1].lower()}{message[1:]}"
