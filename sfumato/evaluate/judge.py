@@ -190,11 +190,7 @@ def make_sheet(
     InvalidRequest if ``out/blind`` holds files already, and as ``questions``.
     """
     concepts, styles = concepts_in(records)
-    try:
-        lines = [line.strip() for line in prompts.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the prompts {prompts}: {error}") from error
-    made = questions(lines, concepts, styles, seed)
+    made = questions(read_prompts(prompts), concepts, styles, seed)
     sheets = [_pixels(pictures / question.picture) for question in made]
     blind = out / "blind"
     if blind.exists() and any(blind.iterdir()):
@@ -208,6 +204,14 @@ def make_sheet(
     write_bytes(blind / "questions.json", _json({question.letter: question.options for question in made}))
     write_bytes(out / "key.json", _json({"seed": seed, "questions": [asdict(q) for q in made]}))
     return made
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a prompts file that are not empty; DataError if it cannot be read."""
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the prompts {path}: {error}") from error
 
 
 def read_key(path: Path) -> list[Question]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from sfumato.train.checkpoint import checkpoints, load_checkpoint
 
-STEPS = 60
+STEPS = 24
 
 
 def write_idx(folder: Path, count: int = 120, side: int = 12, classes: int = 3) -> Path:
