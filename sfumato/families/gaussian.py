@@ -23,7 +23,7 @@ from sfumato.noise import Stream
 from sfumato.process.estimate import Estimate, Vector
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import Prediction, prediction
-from sfumato.process.schedule import Exploding, Flow, Schedule
+from sfumato.process.schedule import Flow, Schedule
 from sfumato.samplers import Walk
 
 
@@ -55,7 +55,8 @@ class Mixture(nn.Module):
                 f"these are {tuple(covs.shape)} and {tuple(weights.shape)}"
             )
         spread, axes = torch.linalg.eigh(covs)
-        if not torch.equal(covs, covs.mT) or bool((spread < -1e-12 * spread.abs().max()).any()):
+        slack = 1e-6 * covs.abs().max()
+        if not torch.allclose(covs, covs.mT, rtol=0, atol=float(slack)) or bool((spread < -slack).any()):
             raise InvalidRequest("every covariance must be symmetric and positive semidefinite")
         if not bool((weights > 0).all()):
             raise InvalidRequest("every weight must be above 0")
@@ -142,7 +143,7 @@ def mixture(
         defaults=Defaults(
             steps=20,
             sampler="dpmpp_2m",
-            grid="karras" if isinstance(schedule, Exploding) else "linspace",
+            grid="karras" if schedule.level(schedule.t_max).alpha > 0 else "linspace",
             guidance=1.0,
             width=width,
             height=height,

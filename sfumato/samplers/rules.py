@@ -28,10 +28,11 @@ def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Estimate:
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): x0 extrapolated on a line in lambda.
 
     ``D = x0_i + (h_i / (2 h_{i-1})) (x0_i - x0_{i-1})`` with h the steps in lambda = log(alpha / sigma). First
-    order where lambda is infinite: from pure noise, and on the last step to sigma = 0.
+    order where that line is not there: from pure noise and to sigma = 0, where lambda is infinite, and after a
+    level that the grid repeats.
     """
     before, now = past
     behind, ahead = now.at.lam - before.at.lam, to.lam - now.at.lam
-    if not (math.isfinite(behind) and math.isfinite(ahead)):
+    if behind == 0 or not (math.isfinite(behind) and math.isfinite(ahead)):
         return now
     return now.towards(now.x0 + (ahead / (2 * behind)) * (now.x0 - before.x0))

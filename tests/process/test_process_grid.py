@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_a_grid_has_a_level_more_than_steps_and_falls(name: str, schedule, final
         grid = make_grid(name, steps=steps, schedule=schedule, final=final)
         assert len(grid) == steps + 1
         lams = [level.lam for level in grid]
-        assert all(a < b for a, b in zip(lams, lams[1:], strict=False))
+        assert all(a < b for a, b in pairwise(lams))
         assert grid[-1] == (CLEAN if final == "zero" else schedule.level(schedule.t_min))
 
 
