@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.nn.residual import onto
+from sfumato.nn.resnet import GroupNorm
 
 SHORT = 128 * 128
 """Queries times keys up to which training on a CPU uses the plain formula."""
@@ -23,7 +25,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         out = _attend_short(q, k, v, where)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=where)
-    return out.transpose(1, 2).flatten(2)
+    rows: Tensor = out.transpose(1, 2).flatten(2)
+    return rows
 
 
 def _attend_short(q: Tensor, k: Tensor, v: Tensor, where: Tensor | None) -> Tensor:
@@ -31,7 +34,8 @@ def _attend_short(q: Tensor, k: Tensor, v: Tensor, where: Tensor | None) -> Tens
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if where is not None:
         scores = scores.masked_fill(~where, float("-inf"))
-    return scores.softmax(-1) @ v
+    out: Tensor = scores.softmax(-1) @ v
+    return out
 
 
 class RMSNorm(nn.Module):
@@ -59,7 +63,7 @@ class Attention(nn.Module):
     ) -> None:
         """Build the four projections; ``width`` must be a multiple of ``heads``."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.context = heads, context
         self.q = nn.Linear(width, width, bias=bias)
         self.k = nn.Linear(context or width, width, bias=bias)
         self.v = nn.Linear(context or width, width, bias=bias)
@@ -73,21 +77,28 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         rotate: Tensor | None = None,
+        rest: Tensor | None = None,
     ) -> Tensor:
         """Attend from ``x`` (B, L, width) to ``context`` (B, S, context) or to ``x`` itself.
 
-        ``mask`` (B, S) is True where a context token counts; ``rotate`` (L, d/2) are rotary angles.
+        ``mask`` (B, S) is True where a context token counts; ``rotate`` (L, d/2) are rotary angles. The
+        result is added to ``rest`` (B, L, width) if that is given.
         """
-        source = x if context is None else context
-        query = self.q(x).unflatten(-1, (self.heads, -1))
-        key = self.k(source).unflatten(-1, (self.heads, -1))
-        value = self.v(source).unflatten(-1, (self.heads, -1))
+        query, key, value = (t.view(*t.shape[:-1], self.heads, -1) for t in self.project(x, context))
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if rotate is not None:
             query, key = turn(query, rotate), turn(key, rotate)
-        out: Tensor = self.out(attend(query, key, value, mask))
+        seen = attend(query, key, value, mask)
+        if rest is not None:
+            return onto(rest, self.out, seen)
+        out: Tensor = self.out(seen)
         return out
+
+    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``x``, keys and values of ``context`` or of ``x``."""
+        source = x if context is None else context
+        return self.q(x), self.k(source), self.v(source)
 
 
 def turn(x: Tensor, angle: Tensor) -> Tensor:
@@ -121,14 +132,13 @@ class SpatialAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, groups: int = 32, eps: float = 1e-5) -> None:
         """Build the norm and the attention of ``width`` channels."""
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps)
+        self.norm = GroupNorm(groups, width, eps)
         self.attention = Attention(width, heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        out = self.attention(rows).unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
-        return x + out
+        out = self.attention(places(self.norm(x)), rest=places(x))
+        return picture(out, x)
 
 
 class GatedMLP(nn.Module):
@@ -140,10 +150,13 @@ class GatedMLP(nn.Module):
         self.enter = nn.Linear(width, 2 * factor * width)
         self.leave = nn.Linear(factor * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., width) to (..., width)."""
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """Map (..., width) to (..., width), added to ``rest`` if that is given."""
         value, gate = self.enter(x).chunk(2, dim=-1)
-        out: Tensor = self.leave(value * F.gelu(gate))
+        hidden = value * F.gelu(gate)
+        if rest is not None:
+            return onto(rest, self.leave, hidden)
+        out: Tensor = self.leave(hidden)
         return out
 
 
@@ -162,9 +175,9 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Map ``x`` (B, L, width), steered by ``tokens`` (B, S, context)."""
-        x = x + self.self_attention(self.norm1(x))
-        x = x + self.text_attention(self.norm2(x), tokens, mask)
-        out: Tensor = x + self.mlp(self.norm3(x))
+        x = self.self_attention(self.norm1(x), rest=x)
+        x = self.text_attention(self.norm2(x), tokens, mask, rest=x)
+        out: Tensor = self.mlp(self.norm3(x), rest=x)
         return out
 
 
@@ -184,14 +197,24 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         """Build ``depth`` layers between two linear maps of ``width`` channels."""
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps)
+        self.norm = GroupNorm(groups, width, eps)
         self.enter = nn.Linear(width, width)
         self.blocks = nn.ModuleList(TextBlock(width, heads, context, mlp) for _ in range(depth))
         self.leave = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map ``x`` (B, C, H, W) to the same shape, steered by ``tokens`` (B, S, context)."""
-        rows = self.enter(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
+        rows = self.enter(places(self.norm(x)))
         for block in self.blocks:
             rows = block(rows, tokens, mask)
-        return x + self.leave(rows).unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        return picture(onto(places(x), self.leave, rows), x)
+
+
+def places(x: Tensor) -> Tensor:
+    """A feature map (B, C, H, W) as a row of places, (B, H W, C): a view if it is channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def picture(rows: Tensor, like: Tensor) -> Tensor:
+    """A row of places (B, H W, C) as a feature map with the sides of ``like``, channels-last."""
+    return rows.view(len(rows), *like.shape[-2:], -1).permute(0, 3, 1, 2)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.nn.attention import SpatialAttention, SpatialTransformer
@@ -65,11 +64,13 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths, first = config.widths, config.widths[0]
-        attention: tuple[Look, ...] = config.attention or ("none",) * len(widths)
+        none: Look = "none"
+        attention = config.attention or (none,) * len(widths)
         clock = config.clock or 4 * first
         self.clock = MLP(first, clock)
         self.vector = MLP(config.vector, clock) if config.vector else None
         self.label = nn.Embedding(config.classes, clock) if config.classes else None
+        self.act = nn.SiLU()
         self.enter = nn.Conv2d(config.inner, first, 3, padding=1)
         self.down = nn.ModuleList()
         skips, width = [first], first
@@ -117,7 +118,7 @@ class UNet(nn.Module):
             steer = steer + self.vector(vector)
         if self.label is not None and label is not None:
             steer = steer + self.label(label)
-        steer = F.silu(steer)
+        steer = self.act(steer)
         h = self.enter(x)
         skips: list[Tensor] = [h]
         for layer in self.down:
