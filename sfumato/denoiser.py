@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
         inner = inner.to(weight.device, weight.dtype)
         if inner.ndim == 4:
             inner = inner.contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.network(inner, self.clock(at), **doors)
+        out: Tensor = self.network(inner, self.clock(at).to(weight.device), **doors)
         return out.to(x.device, x.dtype)
 
     def forward(self, x: Tensor, at: Level, cond: Cond) -> Estimate:

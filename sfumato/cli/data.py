@@ -98,6 +98,30 @@ def build(out: Path, cache: Path | None, only: tuple[str, ...], workers: int, as
     _print(build_emoji(out, cache or _default_cache(), only, workers), as_json)
 
 
+@app.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--most", type=float, default=24.0, show_default=True, help="the most MiB it may take")
+@_json
+def pack(path: Path, out: Path, most: float, as_json: bool) -> None:
+    """Pack PATH into the folder OUT at a given size (lossy WebP), to train on another machine."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sfumato.data.pack import pack as pack_pictures
+    from sfumato.data.pictures import open_pictures
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("packing")
+        report = pack_pictures(
+            open_pictures(path),
+            out,
+            int(most * 2**20),
+            lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    _print(report, as_json)
+
+
 def _default_cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "sfumato" / "npm"

@@ -24,6 +24,7 @@ from sfumato.errors import InvalidRequest, UnknownName
 @click.option("--minutes", type=float, default=math.inf, help="stop after so long; --resume goes on")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="change a number of the recipe")
 @click.option("--dtype", default=None, help="float32 or bfloat16 (default: the faster one here)")
+@click.option("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
 @click.option("--seed", type=int, default=0, help="seed of everything random")
 @click.option(
     "--export", "export_to", type=click.Path(path_type=Path), help="write the weights here at the end"
@@ -43,6 +44,7 @@ def command(
     minutes: float,
     changes: tuple[str, ...],
     dtype: str | None,
+    device: str | None,
     seed: int,
     export_to: Path | None,
     save_seconds: float,
@@ -68,12 +70,14 @@ def command(
 
     if dtype is not None and dtype not in runner.DTYPES:
         raise UnknownName("dtype", dtype, runner.DTYPES)
+    place = chosen_device(device)
     console = Console(stderr=True, quiet=as_json)
     folder = out or Path("runs") / recipe
     plan = runner.Plan(
         folder=folder,
         hyper=hyper,
-        dtype=runner.DTYPES[dtype] if dtype else compute_dtype(),
+        dtype=runner.DTYPES[dtype] if dtype else compute_dtype(place),
+        device=place,
         minutes=minutes,
         save_seconds=save_seconds,
     )
@@ -130,6 +134,22 @@ def draw_sheet(run: Any, ready: Any, path: Path) -> None:
     with runner.averaged_weights(run):
         pictures, captions = ready.sheet()
     save_png(path, contact_sheet(pictures, captions))
+
+
+def chosen_device(wanted: str | None) -> str:
+    """The device to train on: ``wanted``, or the GPU if there is one; a GPU that is not there is refused."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted is None:
+        return "cuda" if there else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise UnknownName("device", wanted, ("cpu", "cuda"))
+    if wanted == "cuda" and not there:
+        raise InvalidRequest(
+            "--device cuda is not allowed: this machine, or this build of PyTorch, has no GPU"
+        )
+    return wanted
 
 
 def changed(hyper: Any, changes: tuple[str, ...], seed: int) -> Any:

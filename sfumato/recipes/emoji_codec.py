@@ -80,11 +80,11 @@ class PreparedCodec:
         return shown, ["held out"] * len(some) + ["rebuilt"] * len(some)
 
     def _rebuild(self, pixels: Tensor) -> Tensor:
-        dtype = next(self.module.parameters()).dtype
+        weight = next(self.module.parameters())
         parts = []
         for part in torch.split(pixels, 32):
-            x = part.to(dtype).contiguous(memory_format=torch.channels_last)
-            parts.append(self.module.decode(self.module.moments(x)[0]).to(torch.float32).clamp(-1, 1))
+            x = part.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+            parts.append(self.module.decode(self.module.moments(x)[0]).float().cpu().clamp(-1, 1))
         return torch.cat(parts)
 
     def export(self, tensors: dict[str, Tensor], folder: Path, facts: dict[str, object]) -> list[Path]:
@@ -97,13 +97,13 @@ class PreparedCodec:
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation per channel of the latents of the training pictures, over the colour table."""
-        dtype = next(self.module.parameters()).dtype
+        weight = next(self.module.parameters())
         rgba, colours = self.objective.pictures, self.objective.colours
         rows = torch.arange(0, len(rgba), max(1, len(rgba) // 2048))
-        x = compose(rgba[rows], colours[rows % len(colours)]).to(dtype)
+        x = compose(rgba[rows], colours[rows % len(colours)]).to(weight.device, weight.dtype)
         latents = torch.cat(
             [
-                self.module.moments(p.contiguous(memory_format=torch.channels_last))[0].to(torch.float32)
+                self.module.moments(p.contiguous(memory_format=torch.channels_last))[0].float().cpu()
                 for p in torch.split(x, 32)
             ]
         )

@@ -69,8 +69,9 @@ class LabelledObjective:
         t = self.times.draw(size, generator)
         dropped = torch.rand(size, generator=generator) < 0.1
         label = torch.where(dropped, self.classes, self.labels[rows])
-        x0 = self.pictures[rows]
-        eps = torch.randn(x0.shape, generator=generator)
+        device = next(self.module.parameters()).device
+        x0 = self.pictures[rows].to(device)
+        eps = torch.randn(x0.shape, generator=generator).to(device)
         each = self.module.loss(x0, eps, levels(self.module, t), Cond(label=label))
         return Loss(value=each.mean(), figures={"bins": by_bin(each.detach(), t)})
 
@@ -104,14 +105,15 @@ class PreparedLabelled:
     def score(self) -> Tensor:
         """Losses in ten bins of t on held-out pictures, always with the same levels and noise, (10,)."""
         generator = torch.Generator().manual_seed(1234)
-        x0, label = self.held[0][:128], self.held[1][:128]
+        device = next(self.denoiser.parameters()).device
+        x0, label = self.held[0][:128].to(device), self.held[1][:128]
         total = []
         for k in range(BINS):
             t = ((k + torch.rand(len(x0), generator=generator)) / BINS).clamp(1e-4, 1)
-            eps = torch.randn(x0.shape, generator=generator)
+            eps = torch.randn(x0.shape, generator=generator).to(device)
             each = self.denoiser.loss(x0, eps, levels(self.denoiser, t), Cond(label=label))
             total.append(each.mean())
-        return torch.stack(total)
+        return torch.stack(total).cpu()
 
     def sheet(self) -> tuple[Pictures, list[str]]:
         """One picture of each of the first ten classes."""

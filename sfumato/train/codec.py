@@ -54,11 +54,12 @@ class CodecObjective:
         rows = torch.randint(len(self.pictures), (size,), generator=generator)
         ground = self.colours[torch.randint(len(self.colours), (size,), generator=generator)]
         theta = jitter(size, generator, most=0.25, flip=torch.ones(size, dtype=torch.bool))
-        target = compose(self.pictures[rows], ground, theta)
-        dtype = next(self.module.parameters()).dtype
+        weight = next(self.module.parameters())
+        dtype, device = weight.dtype, weight.device
+        target = compose(self.pictures[rows], ground, theta).to(device)
         x = target.to(dtype).contiguous(memory_format=torch.channels_last)
         mean, logvar = (m.to(torch.float32) for m in self.module.moments(x))
-        latent = draw(mean, logvar, torch.randn(mean.shape, generator=generator))
+        latent = draw(mean, logvar, torch.randn(mean.shape, generator=generator).to(device))
         if torch.rand((), generator=generator) < self.weights.equivariance:
             latent, target = self.transform(latent, target, generator)
         out = self.module.decode(latent.to(dtype).contiguous(memory_format=torch.channels_last))

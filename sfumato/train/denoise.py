@@ -45,11 +45,12 @@ class DenoiseObjective:
     def loss(self, step: int, size: int, generator: torch.Generator) -> Loss:
         """The loss of ``size`` random examples, and its mean in ten bins of t."""
         rows = self.pool.draw(size, generator)
-        x0 = self.pool.latents(rows)
+        device = next(self.module.parameters()).device
+        x0 = self.pool.latents(rows).to(device)
         t = self.times.draw(size, generator)
         dropped = torch.rand(size, generator=generator) < self.drop
         cond = self.pool.conditions(rows, dropped)
-        eps = torch.randn(x0.shape, generator=generator)
+        eps = torch.randn(x0.shape, generator=generator).to(device)
         each = self.denoiser.loss(x0, eps, levels(self.denoiser, t), cond)
         return Loss(value=each.mean(), figures={"bins": by_bin(each.detach(), t)})
 
@@ -63,7 +64,7 @@ def levels(denoiser: Denoiser, t: Tensor) -> Level:
 
 def by_bin(values: Tensor, t: Tensor) -> Tensor:
     """Means of ``values`` in ten equal bins of ``t`` in [0, 1]; nan where a bin is empty."""
-    index = (t * BINS).long().clamp(0, BINS - 1)
+    index, values = (t * BINS).long().clamp(0, BINS - 1), values.cpu()
     total = torch.zeros(BINS).index_add_(0, index, values.to(torch.float32))
     return total / torch.zeros(BINS).index_add_(0, index, torch.ones_like(values, dtype=torch.float32))
 
@@ -72,13 +73,13 @@ def by_bin(values: Tensor, t: Tensor) -> Tensor:
 def validation(denoiser: Denoiser, pool: Pool, count: int = 128, seed: int = 1234) -> Tensor:
     """Losses in ten bins of t on fixed (example, level, noise) triples: the same at every call, (10,)."""
     generator = torch.Generator().manual_seed(seed)
-    count = min(count, len(pool))
+    count, device = min(count, len(pool)), next(denoiser.parameters()).device
     rows = torch.randperm(len(pool), generator=generator)[:count]
     total = []
     for k in range(BINS):
         t = (k + torch.rand(count, generator=generator)) / BINS
-        x0 = pool.latents(rows)
-        eps = torch.randn(x0.shape, generator=generator)
+        x0 = pool.latents(rows).to(device)
+        eps = torch.randn(x0.shape, generator=generator).to(device)
         cond = pool.conditions(rows, torch.zeros(count, dtype=torch.bool))
         total.append(denoiser.loss(x0, eps, levels(denoiser, t.clamp(1e-4, 1)), cond).mean())
-    return torch.stack(total)
+    return torch.stack(total).cpu()

@@ -29,9 +29,10 @@ class FlatParameters:
         self.gradient: list[Tensor] = []
         for group, members in enumerate((decaying, plain)):
             size = sum(p.numel() for _, p in members)
-            master = torch.empty(size, dtype=torch.float32)
-            working = master if dtype == torch.float32 else torch.empty(size, dtype=dtype)
-            gradient = torch.zeros(size, dtype=dtype)
+            device = members[0][1].device if members else torch.device("cpu")
+            master = torch.empty(size, dtype=torch.float32, device=device)
+            working = master if dtype == torch.float32 else torch.empty(size, dtype=dtype, device=device)
+            gradient = torch.zeros(size, dtype=dtype, device=device)
             offset = 0
             for name, parameter in members:
                 self.places[name] = (group, offset, parameter.shape)

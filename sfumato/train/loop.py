@@ -87,8 +87,10 @@ def average_at(step: int, hyper: Hyper) -> float:
     return min(hyper.average, (1 + step) / (10 + step))
 
 
-def compute_dtype() -> torch.dtype:
-    """bf16 where this processor multiplies it in hardware, float32 elsewhere."""
+def compute_dtype(device: str = "cpu") -> torch.dtype:
+    """bf16 where the device multiplies it in hardware, float32 elsewhere."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     supported = torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if supported else torch.float32
 
@@ -97,9 +99,15 @@ class Run:
     """A training run: an objective, its flat parameters, optimiser state and moving average."""
 
     def __init__(
-        self, objective: Objective, hyper: Hyper, dtype: torch.dtype, facts: dict[str, object]
+        self,
+        objective: Objective,
+        hyper: Hyper,
+        dtype: torch.dtype,
+        facts: dict[str, object],
+        device: str = "cpu",
     ) -> None:
         """Begin a run at step 0 from the objective's weights as they are; ``facts`` go into checkpoints."""
+        objective.module.to(device)
         self.objective, self.hyper, self.step = objective, hyper, 0
         self.facts = {**facts, "hyper": asdict(hyper)}
         self.flat = FlatParameters(objective.module, dtype)

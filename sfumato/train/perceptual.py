@@ -16,6 +16,10 @@ class Stages(Protocol):
         """Feature maps of ``x`` (B, 3, H, W) in [-1, 1]."""
         ...
 
+    def to(self, device: torch.device) -> object:
+        """Move the network to ``device``."""
+        ...
+
 
 class PerceptualDistance:
     """Mean over stages of the squared distance between feature vectors scaled to unit length."""
@@ -33,5 +37,6 @@ class PerceptualDistance:
         return torch.stack(parts).mean()
 
     def _unit(self, x: Tensor) -> list[Tensor]:
+        self.network.to(x.device)
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return [F.normalize(m.to(torch.float32), dim=1) for m in self.network.stages(x)[: self.count]]

@@ -51,6 +51,7 @@ class Plan:
     folder: Path
     hyper: Hyper
     dtype: torch.dtype = field(default_factory=compute_dtype)
+    device: str = "cpu"
     minutes: float = math.inf
     save_seconds: float = 60.0
     score_steps: int = 500
@@ -71,7 +72,7 @@ def begin(ready: Ready, plan: Plan, *, resume: bool, recipe: str) -> Run:
     InvalidRequest if the folder has a run already and ``resume`` is off, or the checkpoint is of another recipe
     or other data.
     """
-    run = Run(ready.objective, plan.hyper, plan.dtype, {**ready.facts, "recipe": recipe})
+    run = Run(ready.objective, plan.hyper, plan.dtype, {**ready.facts, "recipe": recipe}, plan.device)
     found = newest(plan.folder)
     if found is None:
         return run
