@@ -21,6 +21,8 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     or the disk is full.
     """
     target = Path(path)
+    if "\0" in str(target) or target.name in ("", ".."):
+        raise OutputError(f"cannot write {str(target)!r}: it does not name a file; choose another output")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with open(temporary, "xb") as file:
@@ -55,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 def why_unwritable(target: Path, error: OSError) -> str:
     """One sentence on why ``target`` could not be written and what to do."""
     folder = target.parent
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write {target}: the disk is full; free some space or choose another folder"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"cannot write {target}: {folder} is not a folder; create it or choose another output"
@@ -65,7 +67,7 @@ def why_unwritable(target: Path, error: OSError) -> str:
         return f"cannot write {target}: it is a folder; give a file name"
     if error.errno == errno.ENAMETOOLONG:
         return f"cannot write {target}: the name is too long; choose a shorter one"
-    return f"cannot write {target}: {error.strerror or error}"
+    return f"cannot write {target}: {error.strerror or error}; choose another output"
 
 
 def check_folder(folder: Path) -> None:
