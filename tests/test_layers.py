@@ -60,7 +60,7 @@ OTHERS: dict[str, set[str]] = {
     "nn": {"torch"},
     "tasks": {"torch", "numpy", "pydantic", "annotated_types"},
     "engine": {"torch"},
-    "cli": {"click", "rich"},
+    "cli": {"click", "rich", "torch"},
 }
 # Distributions whose import name differs, and imports that a declared distribution always brings.
 IMPORT_NAMES = {"pillow": {"PIL"}, "pydantic": {"pydantic", "annotated_types"}}
