@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.engine import answer
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
 from sfumato.families.gaussian import mixture, sample
@@ -41,27 +40,23 @@ def test_a_row_alone_is_the_row_in_company(sampler: str) -> None:
     assert len(torch.unique(together, dim=0)) == len(seeds)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 7, 20])
-def test_how_rows_are_split_changes_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the values nor, but for speed, anything: the network never sees more rows than allowed."""
-    toy = model()
-    whole = guided(toy)
-    seen = []
-    monkeypatch.setattr(answer, "ROWS", rows)
-    toy.denoiser.network.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
-    assert torch.equal(guided(toy), whole)
-    assert max(seen) == rows
-    assert sum(seen) == 2 * 20 * (len(GRID) - 1)
-
-
 def guided(toy) -> Tensor:
     async def task() -> Tensor:
         want, avoid = await toy.embed(["1"]), await toy.embed([""])
-        noise = Stream(range(20), (DIMENSIONS,), torch.float64)
+        noise = Stream(range(4), (DIMENSIONS,), torch.float64)
         denoise = classifier_free(toy.denoise, want, avoid, 3.0)
         return await toy.decode(await SAMPLERS["dpmpp_2m"].walk(noise.start(), GRID, denoise, noise))
 
     return run(task())
+
+
+def test_both_branches_of_one_picture_are_one_call() -> None:
+    """So that guidance costs no second call, and no picture's bits depend on how many are made."""
+    toy = model()
+    seen: list[int] = []
+    toy.denoiser.network.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
+    guided(toy)
+    assert seen == [2] * 4 * (len(GRID) - 1)
 
 
 def test_branches_together_are_the_branches_alone() -> None:

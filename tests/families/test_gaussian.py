@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.condition import Cond
 from sfumato.denoiser import columns, row_levels
-from sfumato.engine import answer
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families.gaussian import Mixture, mixture, sample
+from sfumato.noise import Stream
+from sfumato.process.estimate import Estimate
 from sfumato.process.grid import make_grid
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.schedule import Cosine, Exploding, Flow, scaled_linear
@@ -43,7 +45,7 @@ def some(rows: int = 5) -> Tensor:
     return torch.randn(rows, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-def on_a_plane(half: float = 9.0, cells: int = 700) -> tuple[Tensor, float]:
+def on_a_plane(half: float = 9.0, cells: int = 400) -> tuple[Tensor, float]:
     """The centres of the cells of a square, and the area of one."""
     side = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * half - half
     return torch.cartesian_prod(side, side), (2 * half / cells) ** 2
@@ -96,7 +98,7 @@ def test_the_denoiser_gives_both_ends_whatever_the_network_says(kind: str) -> No
     at = row_levels(LEVELS[:4])
     label = torch.tensor([0, 3, 1, 3])
     x = some(4)
-    found = model.denoiser(x, at, type(model.conditioner([""]))(label=label))
+    found = model.denoiser(x, at, Cond(label=label))
     x0, eps = network().posterior(x, torch.stack((at.alpha, at.sigma), -1), label)  # type: ignore[call-overload]
     torch.testing.assert_close(found.x0, x0, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.eps, eps, rtol=1e-12, atol=1e-12)
@@ -108,7 +110,7 @@ def test_a_memorised_set_of_points_is_a_mixture_without_spread() -> None:
     """Covariances of 0: near the clean end the denoiser names the nearest point, and samplers end on points."""
     model = mixture(MEANS, torch.zeros(3, 2, 2), WEIGHTS)
     grid = make_grid("linspace", steps=30, schedule=model.denoiser.schedule)
-    ends = run(sample(model, SAMPLERS["ddpm"].walk, grid, range(40)))
+    ends = run(sample(model, SAMPLERS["ddpm"].walk, grid, range(24)))
     to_points = (ends[:, None] - MEANS).norm(dim=-1)
     assert float(to_points.min(1).values.max()) < 1e-8
     assert set(to_points.argmin(1).tolist()) == {0, 1, 2}
@@ -124,14 +126,18 @@ def test_names_choose_components() -> None:
 @pytest.mark.parametrize(
     "schedule", [Flow(), Cosine(), Exploding(), scaled_linear()], ids=lambda s: type(s).__name__
 )
-def test_its_defaults_sample_its_components(schedule, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean and spread of each component from the prompt alone, with what the model suggests."""
+def test_its_defaults_sample_its_components(schedule) -> None:
+    """The mean and spread of each component by the sampler and the grid that the model suggests."""
     model = mixture(MEANS, COVS, WEIGHTS, schedule=schedule)
-    monkeypatch.setattr(answer, "ROWS", 400)
-    grid = make_grid(model.defaults.grid, steps=model.defaults.steps, schedule=schedule)
+    grid = make_grid(model.defaults.grid, steps=4 * model.defaults.steps, schedule=schedule)
     for k in range(3):
-        ends = run(sample(model, SAMPLERS[model.defaults.sampler].walk, grid, range(400), str(k)))
-        assert ends.dtype == torch.float64
+        noise, cond = Stream(range(400), (2,), torch.float64), model.conditioner([str(k)] * 400)
+
+        async def denoise(x: Tensor, at: Level, cond: Cond = cond) -> Estimate:
+            found = model.denoiser(x, row_levels([at] * 400), cond)
+            return Estimate(at, found.x0, found.eps)
+
+        ends = run(SAMPLERS[model.defaults.sampler].walk(grid[0].sigma * noise.start(), grid, denoise, noise))
         error = COVS[k].diagonal().sqrt() / math.sqrt(400)
         assert ((ends.mean(0) - MEANS[k]).abs() < 4 * error).all()
         products = torch.einsum("ni,nj->nij", *[ends - MEANS[k]] * 2)
