@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from sfumato.process.estimate import Estimate, Vector
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import Prediction, prediction
 from sfumato.process.schedule import Flow, Schedule
-from sfumato.samplers import Walk
 
 
 class Mixture(nn.Module):
@@ -155,9 +154,16 @@ def mixture(
 
 
 async def sample(
-    model: Model, walk: Walk, grid: Sequence[Level], seeds: Sequence[int], prompt: str = ""
+    model: Model,
+    walk: Callable[..., Awaitable[Tensor]],
+    grid: Sequence[Level],
+    seeds: Sequence[int],
+    prompt: str = "",
 ) -> Tensor:
-    """One row for each seed, (B, *shape) float64: the task of models whose rows are not pictures."""
+    """One row for each seed, (B, *shape) float64: the task of models whose rows are not pictures.
+
+    ``walk`` is a sampler's.
+    """
     noise = Stream(seeds, model.codec.shape(0, 0), torch.float64)
     want = await model.embed([prompt])
 
@@ -165,7 +171,7 @@ async def sample(
         (estimate,) = await model.denoise(x, at, want)
         return estimate
 
-    x: Tensor = await walk(grid[0].sigma * noise.start(), grid, denoise, noise)
+    x = await walk(grid[0].sigma * noise.start(), grid, denoise, noise)
     return await model.decode(x)
 
 
