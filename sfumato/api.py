@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.ask import Ask
+from sfumato.device import dtype_named
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families import emoji
@@ -24,9 +25,7 @@ from sfumato.picture.recipe import Recipe, current_versions
 from sfumato.process.estimate import Estimate
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image, to_bytes
-from sfumato.train.loop import compute_dtype
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TASKS = {"text2image": Text2Image}
 
 Progress = Callable[[int, Callable[[], NDArray[np.uint8]]], None]
@@ -124,9 +123,7 @@ def load(name: str = "emoji", *, dtype: str | None = None) -> Loaded:
     """
     if name not in MODELS:
         raise UnknownName("model", name, MODELS)
-    if dtype is not None and dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
-    chosen = DTYPES[dtype] if dtype else compute_dtype()
+    chosen = dtype_named(dtype)
     return Loaded(emoji.load(dtype=chosen), chosen)
 
 

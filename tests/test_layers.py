@@ -22,6 +22,7 @@ VALUES = {"condition", "noise", "codec", "denoiser", "model"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ask": set(),
+    "device": {"errors"},
     "files": {"errors"},
     "process": {"errors"},
     "samplers": {"errors", "process"},
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "families": {"errors", "files", "process", "nn", "text", "weights", *VALUES},
     "tasks": {"errors", "process", "samplers", "guidance", *VALUES},
     "engine": {"errors", "ask", "process", "condition", "denoiser", "model"},
-    "train": {"errors", "files", "process", "nn", "weights", "data", *VALUES},
+    "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
     "evaluate": {"errors", "files", "nn", "weights", "data", "engine"},
 }
 BELOW = set(MAY_IMPORT)
@@ -53,6 +54,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 OTHERS: dict[str, set[str]] = {
     "errors": set(),
     "ask": set(),
+    "device": {"torch"},
     "files": set(),
     "process": set(),
     "samplers": set(),

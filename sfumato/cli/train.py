@@ -65,18 +65,16 @@ def command(
     from rich.console import Console
 
     from sfumato.data.pictures import open_pictures
+    from sfumato.device import dtype_named
     from sfumato.train import runner
-    from sfumato.train.loop import compute_dtype
 
-    if dtype is not None and dtype not in runner.DTYPES:
-        raise UnknownName("dtype", dtype, runner.DTYPES)
     place = chosen_device(device)
     console = Console(stderr=True, quiet=as_json)
     folder = out or Path("runs") / recipe
     plan = runner.Plan(
         folder=folder,
         hyper=hyper,
-        dtype=runner.DTYPES[dtype] if dtype else compute_dtype(place),
+        dtype=dtype_named(dtype, place),
         device=place,
         minutes=minutes,
         save_seconds=save_seconds,

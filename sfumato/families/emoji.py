@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,11 +51,12 @@ def denoiser() -> Denoiser:
 
 
 def conditioner(text: TextEncoder) -> Conditioner:
-    """Prompts to token states and a pooled vector."""
+    """Prompts to token states and a pooled vector, scaled from length 1 to values of about unit variance."""
 
     def condition(prompts: Sequence[str]) -> Cond:
         states = text.encode(list(prompts))
-        return Cond(tokens=states.tokens, mask=states.mask, vector=states.pooled)
+        vector = states.pooled * math.sqrt(states.pooled.shape[-1])
+        return Cond(tokens=states.tokens, mask=states.mask, vector=vector)
 
     return condition
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from sfumato.denoiser import Denoiser
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.noise import Stream
-from sfumato.process.estimate import Estimate, Vector
+from sfumato.process.estimate import Estimate, Vector, Walk
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import Prediction, prediction
 from sfumato.process.schedule import Flow, Schedule
@@ -155,15 +155,12 @@ def mixture(
 
 async def sample(
     model: Model,
-    walk: Callable[..., Awaitable[Tensor]],
+    walk: Walk,
     grid: Sequence[Level],
     seeds: Sequence[int],
     prompt: str = "",
 ) -> Tensor:
-    """One row for each seed, (B, *shape) float64: the task of models whose rows are not pictures.
-
-    ``walk`` is a sampler's.
-    """
+    """One row for each seed, (B, *shape) float64: the task of models whose rows are not pictures."""
     noise = Stream(seeds, model.codec.shape(0, 0), torch.float64)
     want = await model.embed([prompt])
 
@@ -171,7 +168,7 @@ async def sample(
         (estimate,) = await model.denoise(x, at, want)
         return estimate
 
-    x = await walk(grid[0].sigma * noise.start(), grid, denoise, noise)
+    x: Tensor = await walk(grid[0].sigma * noise.start(), grid, denoise, noise)
     return await model.decode(x)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +58,9 @@ class Estimate:
 
 Denoise = Callable[[Vector, Level], Awaitable[Estimate]]
 """What a sampler awaits and guidance wraps: the estimate for x at a level."""
+
+Fresh = Callable[[Level, Level], Vector]
+"""Fresh noise of unit variance for the step between two levels."""
+
+Walk = Callable[[Vector, Sequence[Level], Denoise, Fresh], Awaitable[Vector]]
+"""A sampler: from x at the first level of a grid to x at its last, ``await walk(x, grid, denoise, fresh)``."""

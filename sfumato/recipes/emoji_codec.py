@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.data.compose import BACKGROUNDS
 from sfumato.data.pictures import PictureSet
+from sfumato.device import compute_dtype
 from sfumato.evaluate.features import load_lite0
 from sfumato.families import emoji as family
 from sfumato.families.table import ASSETS, write_manifest
@@ -17,7 +18,7 @@ from sfumato.recipes.recipe import Pictures, Say, TrainRecipe, rgba_tensor
 from sfumato.tasks.text2image import to_bytes
 from sfumato.train.augment import compose
 from sfumato.train.codec import CodecObjective, CodecWeights, edge_error
-from sfumato.train.loop import Hyper, compute_dtype
+from sfumato.train.loop import Hyper
 from sfumato.train.perceptual import PerceptualDistance
 from sfumato.weights.packed import load_packed, save_packed
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from sfumato.errors import UnknownName
-from sfumato.process.estimate import Denoise, Vector
-from sfumato.process.level import Level
-from sfumato.samplers.multistep import Fresh, ancestral, multistep
+from sfumato.process.estimate import Walk
+from sfumato.samplers.multistep import ancestral, multistep
 from sfumato.samplers.rules import ddim, dpmpp_2m
 from sfumato.samplers.singlestep import heun
-
-Walk = Callable[[Vector, Sequence[Level], Denoise, Fresh], Awaitable[Vector]]
-"""From x at the first level of a grid to x at its last: ``await walk(x, grid, denoise, fresh)``."""
 
 
 @dataclass(frozen=True, kw_only=True)

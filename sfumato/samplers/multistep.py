@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from sfumato.process.estimate import Denoise, Estimate, Vector
+from sfumato.process.estimate import Denoise, Estimate, Fresh, Vector
 from sfumato.process.level import Level, posterior_std
 from sfumato.samplers.rules import Rule
-
-Fresh = Callable[[Level, Level], Vector]
-"""Noise of unit variance for the step from one level to the next."""
 
 Churn = Callable[[Level, Level], float]
 """The standard deviation of the fresh noise of the step from one level to the next."""

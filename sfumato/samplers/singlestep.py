@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sfumato.process.estimate import Denoise, Vector
+from sfumato.process.estimate import Denoise, Fresh, Vector
 from sfumato.process.level import Level
-from sfumato.samplers.multistep import Fresh
 
 
 async def heun(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh) -> Vector:

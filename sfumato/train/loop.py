@@ -87,14 +87,6 @@ def average_at(step: int, hyper: Hyper) -> float:
     return min(hyper.average, (1 + step) / (10 + step))
 
 
-def compute_dtype(device: str = "cpu") -> torch.dtype:
-    """bf16 where the device multiplies it in hardware, float32 elsewhere."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    supported = torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if supported else torch.float32
-
-
 class Run:
     """A training run: an objective, its flat parameters, optimiser state and moving average."""
 

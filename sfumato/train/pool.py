@@ -18,7 +18,7 @@ from torch import Tensor
 from sfumato.condition import Cond
 from sfumato.files import write_bytes
 
-Encode = Callable[[list[str]], tuple[Tensor, Tensor, Tensor]]
+Condition = Callable[[Sequence[str]], Cond]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +75,19 @@ def load_pool(path: Path) -> Pool:
     return Pool(**load_file(path))
 
 
-def embed(captions: Sequence[str], encode: Encode, batch: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+def embed(captions: Sequence[str], condition: Condition, batch: int = 256) -> tuple[Tensor, Tensor, Tensor]:
     """Token states of ``captions`` end to end (T, D) fp16, their starts (N + 1,) and pooled vectors (N, D).
 
-    ``encode(texts)`` gives (tokens (B, L, D), mask (B, L), pooled (B, D)). Captions are encoded once each.
+    ``condition(texts)`` gives a Cond with tokens, mask and vector. Captions are encoded once each.
     """
     unique = sorted(set(captions), key=len)
     states: dict[str, Tensor] = {}
     pooled: dict[str, Tensor] = {}
     for begin in range(0, len(unique), batch):
         texts = unique[begin : begin + batch]
-        tokens, mask, vectors = encode(texts)
-        for text, token, keep, vector in zip(texts, tokens, mask, vectors, strict=True):
+        doors = condition(texts).named()
+        rows = zip(texts, doors["tokens"], doors["mask"], doors["vector"], strict=True)
+        for text, token, keep, vector in rows:
             states[text] = token[keep].to(torch.float16)
             pooled[text] = vector.to(torch.float16)
     lengths = torch.tensor([0] + [len(states[c]) for c in captions])

@@ -15,11 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sfumato.device import compute_dtype
 from sfumato.errors import InvalidRequest
 from sfumato.train.checkpoint import newest, save_checkpoint
-from sfumato.train.loop import Hyper, Objective, Run, Step, compute_dtype
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from sfumato.train.loop import Hyper, Objective, Run, Step
 
 
 class Ready(Protocol):

@@ -130,7 +130,9 @@ def test_several_pictures_come_with_a_sheet_and_each_is_made_again_alone(
 
 def test_a_picture_without_recipe_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
-    code, _, err = told(capsys, "generate", "--like", str(tmp_path / "plain.png"), "-o", str(tmp_path / "x.png"))
+    code, _, err = told(
+        capsys, "generate", "--like", str(tmp_path / "plain.png"), "-o", str(tmp_path / "x.png")
+    )
     assert code in (2, 5)
     assert "recipe" in err
 

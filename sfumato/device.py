@@ -1,0 +1,26 @@
+"""What a machine computes in: the dtypes that can be chosen, and the one that is fast here."""
+
+from __future__ import annotations
+
+import torch
+
+from sfumato.errors import UnknownName
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The dtypes that networks may compute in, by name."""
+
+
+def compute_dtype(device: str = "cpu") -> torch.dtype:
+    """bf16 where the device multiplies it in hardware, float32 elsewhere."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def dtype_named(name: str | None, device: str = "cpu") -> torch.dtype:
+    """The dtype called ``name``, the fast one for None; UnknownName with the nearest names otherwise."""
+    if name is None:
+        return compute_dtype(device)
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
+    return DTYPES[name]
