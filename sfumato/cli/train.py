@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -84,7 +85,8 @@ def command(
     run = runner.begin(ready, plan, resume=resume, recipe=recipe)
     if run.step:
         console.print(f"going on from step {run.step}")
-    last = follow(runner.train(run, ready, plan), run, ready, plan, console, as_json)
+    with contextlib.closing(runner.train(run, ready, plan)) as reports:  # closing it writes a checkpoint
+        last = follow(reports, run, ready, plan, console, as_json)
     paths = runner.export(run, ready, export_to) if export_to else []
     summary = {"step": run.step, "of": hyper.steps, "run": str(folder), "files": [str(p) for p in paths]}
     click.echo(json.dumps({**summary, "score": last}) if as_json else f"step {run.step}: {folder}")

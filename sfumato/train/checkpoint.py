@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint; WeightsError if it is damaged."""
+    """Read one checkpoint; WeightsError if it is damaged or cannot be read."""
     try:
         data = path.read_bytes()
         tensors = load_safetensors(data)
@@ -61,7 +62,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(step=step, tensors=tensors, facts=facts)
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of the run in ``folder``, or None if it has none."""
+def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint of the run in ``folder`` that can be read, or None if the run has none.
+
+    A damaged one is renamed to end in ``.damaged``, ``say`` is told, and the one before is taken; WeightsError
+    if the last is damaged too.
+    """
     found = checkpoints(folder)
-    return load_checkpoint(found[-1]) if found else None
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except WeightsError as error:
+            if path == found[0]:
+                raise
+            aside = path.with_suffix(".damaged")
+            path.rename(aside)
+            say(f"{error}; it is now {aside.name}, going on from the one before")
+    return None

@@ -76,9 +76,14 @@ class FlatParameters:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], vectors: list[Tensor]) -> None:
-        """Copy named ``tensors`` into ``vectors`` laid out like the masters; names must match exactly."""
-        if tensors.keys() != self.places.keys():
-            different = sorted(tensors.keys() ^ self.places.keys())
+        """Copy named ``tensors`` into ``vectors`` laid out like the masters.
+
+        KeyError, before anything is copied, unless names and shapes match exactly.
+        """
+        shapes = {name: shape for name, (_, _, shape) in self.places.items()}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        different = sorted(n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n))
+        if different:
             raise KeyError(f"the parameters differ: {', '.join(different[:10])}")
         for name, view in self.named(vectors).items():
             view.copy_(tensors[name])

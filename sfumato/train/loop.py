@@ -72,14 +72,16 @@ class Step:
 def rate_at(step: int, hyper: Hyper) -> float:
     """The learning rate of ``step``: linear warm-up, constant, then ``1 - sqrt`` cooldown over the last part.
 
-    The cooldown is that of Hagele et al. 2024, section 3: rate * (1 - sqrt((step - start) / length)).
+    The cooldown is that of Hagele et al. 2024, section 3: rate * (1 - sqrt((step - start) / length)). Where it
+    meets the warm-up the lower of both counts.
     """
     start = hyper.steps * (1 - hyper.cooldown)
+    warm = cool = hyper.rate
     if step < hyper.warmup:
-        return hyper.rate * (step + 1) / hyper.warmup
+        warm = hyper.rate * (step + 1) / hyper.warmup
     if step >= start and hyper.cooldown > 0:
-        return hyper.rate * max(0.0, 1 - math.sqrt((step - start) / (hyper.steps - start)))
-    return hyper.rate
+        cool = hyper.rate * max(0.0, 1 - math.sqrt((step - start) / (hyper.steps - start)))
+    return min(warm, cool)
 
 
 def average_at(step: int, hyper: Hyper) -> float:
@@ -100,7 +102,7 @@ class Run:
     ) -> None:
         """Begin a run at step 0 from the objective's weights as they are; ``facts`` go into checkpoints."""
         objective.module.to(device)
-        self.objective, self.hyper, self.step = objective, hyper, 0
+        self.objective, self.hyper, self.step, self.whole = objective, hyper, 0, True
         self.facts = {**facts, "hyper": asdict(hyper)}
         self.flat = FlatParameters(objective.module, dtype)
         self.average = [m.detach().clone() for m in self.flat.master]
@@ -143,12 +145,14 @@ class Run:
         rate = rate_at(self.step, hyper)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        self.whole = False  # until weights, averages and step number belong together again
         self.optimiser.step()
         self.flat.publish()
         decay = average_at(self.step, hyper)
         for average, master in zip(self.average, self.flat.master, strict=True):
             average.lerp_(master.detach(), 1 - decay)
         self.step += 1
+        self.whole = True
         return Step(
             number=self.step,
             loss=float(loss.value.detach()),

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.device import compute_dtype
 from sfumato.errors import InvalidRequest
-from sfumato.train.checkpoint import newest, save_checkpoint
+from sfumato.train.checkpoint import checkpoints, newest, save_checkpoint
 from sfumato.train.loop import Hyper, Objective, Run, Step
 
 
@@ -65,20 +65,20 @@ class Report:
     remaining: float
 
 
-def begin(ready: Ready, plan: Plan, *, resume: bool, recipe: str) -> Run:
-    """A run at step 0, or with ``resume`` the newest checkpoint of the folder.
+def begin(ready: Ready, plan: Plan, *, resume: bool, recipe: str, say: Callable[[str], None] = print) -> Run:
+    """A run at step 0, or with ``resume`` the newest checkpoint of the folder that is not damaged.
 
-    InvalidRequest if the folder has a run already and ``resume`` is off, or the checkpoint is of another recipe
-    or other data.
+    ``say`` is told of damaged ones, which are set aside. InvalidRequest if the folder has a run already and
+    ``resume`` is off, or the checkpoint is of another recipe or other data.
     """
     run = Run(ready.objective, plan.hyper, plan.dtype, {**ready.facts, "recipe": recipe}, plan.device)
-    found = newest(plan.folder)
+    if not resume and (names := checkpoints(plan.folder)):
+        raise InvalidRequest(
+            f"{plan.folder} holds a run ({names[-1].name}); add --resume to go on, or choose another --out"
+        )
+    found = newest(plan.folder, say)
     if found is None:
         return run
-    if not resume:
-        raise InvalidRequest(
-            f"{plan.folder} holds a run at step {found.step}; add --resume to go on, or choose another --out"
-        )
     for key in ("recipe", "data"):
         if found.facts.get(key) != run.facts.get(key):
             raise InvalidRequest(
@@ -87,12 +87,12 @@ def begin(ready: Ready, plan: Plan, *, resume: bool, recipe: str) -> Run:
             )
     try:
         run.restore(found)
-    except (KeyError, RuntimeError) as error:
-        raise InvalidRequest(f"{plan.folder} holds a run of another network: {error}") from error
+    except KeyError as error:
+        raise InvalidRequest(f"{plan.folder} holds a run of another network: {error.args[0]}") from error
     return run
 
 
-def train(run: Run, ready: Ready, plan: Plan) -> Iterator[Report]:
+def train(run: Run, ready: Ready, plan: Plan) -> Generator[Report, None, None]:
     """Make the steps that are left, yielding a report of each; checkpoints are written on the way and at the end.
 
     Every report is also a line of ``log.jsonl``. Closing the iterator (Ctrl-C) writes a last checkpoint.
@@ -112,7 +112,9 @@ def train(run: Run, ready: Ready, plan: Plan) -> Iterator[Report]:
                 save_checkpoint(plan.folder, run.checkpoint())
                 saved = time.monotonic()
     finally:
-        save_checkpoint(plan.folder, run.checkpoint())
+        # Stopped inside a step, weights and number may not belong together; the last checkpoint then stands.
+        if run.whole:
+            save_checkpoint(plan.folder, run.checkpoint())
 
 
 @contextmanager
