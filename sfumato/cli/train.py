@@ -13,6 +13,17 @@ import click
 
 from sfumato.errors import InvalidRequest, UnknownName
 
+LIMITS = {
+    "rate": (0, 10),
+    "warmup": (0, 10**9),
+    "cooldown": (0, 1),
+    "weight_decay": (0, 10),
+    "clip": (1e-9, 1e9),
+    "average": (0, 1),
+    "seed": (0, 2**32 - 1),
+}
+"""Which numbers of a recipe are allowed."""
+
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
@@ -82,7 +93,7 @@ def command(
     )
     pictures = open_pictures(data)
     ready = chosen.prepare(pictures, folder, hyper.seed, fresh, lambda text: console.print(text))
-    run = runner.begin(ready, plan, resume=resume, recipe=recipe)
+    run = runner.begin(ready, plan, resume=resume, recipe=recipe, say=console.print)
     if run.step:
         console.print(f"going on from step {run.step}")
     with contextlib.closing(runner.train(run, ready, plan)) as reports:  # closing it writes a checkpoint
@@ -168,6 +179,9 @@ def changed(hyper: Any, changes: tuple[str, ...], seed: int) -> Any:
     for name in ("steps", "batch"):
         if getattr(made, name) < 1:
             raise InvalidRequest(f"--set {name}={getattr(made, name)} is not allowed: 1 and above")
+    for name, (least, most) in LIMITS.items():
+        if not least <= getattr(made, name) <= most:
+            raise InvalidRequest(f"{name} = {getattr(made, name)} is not allowed: {least:g} to {most:g}")
     return made
 
 

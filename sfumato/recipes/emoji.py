@@ -66,7 +66,7 @@ class PreparedDenoiser:
             for name in family.DENOISER_FILES:
                 part, before = load_packed(ASSETS / name)
                 tensors |= part
-            self.denoiser.load_state_dict(tensors)
+            family.assign(self.denoiser, tensors, family.DENOISER_FILES[0])
             say(f"going on from the weights in the tree ({before.get('seen', 0)} pictures seen)")
         self.objective = DenoiseObjective(self.denoiser, self.pool, TIMES)
         self.facts: dict[str, object] = {

@@ -58,7 +58,7 @@ class PreparedCodec:
         self.module = Autoencoder(family.CODEC)
         if not fresh and (ASSETS / family.CODEC_FILE).exists():
             tensors, _ = load_packed(ASSETS / family.CODEC_FILE)
-            self.module.load_state_dict(tensors)
+            family.assign(self.module, tensors, family.CODEC_FILE)
             say("going on from the weights in the tree")
         dtype = compute_dtype()
         lite0 = load_lite0().to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -87,6 +87,10 @@ class PreparedLabelled:
                 f"{pictures.path} has {len(names)} different labels; this recipe is for at most "
                 f"{MOST_CLASSES} classes: train 'emoji' on pictures with captions"
             )
+        if "" in names:
+            raise InvalidRequest(
+                f"{pictures.path} has pictures without a label; this recipe needs one for each"
+            )
         rows = [i for i, r in enumerate(pictures.records) if r.split == "train"]
         side = pictures.read(rows[0]).shape[0] if rows else 0
         say(f"reading {len(rows)} pictures of {len(names)} classes")

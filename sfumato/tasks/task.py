@@ -34,11 +34,12 @@ def make(task: type[T], **values: Any) -> T:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
             faults.append(f"unknown argument {name!r}; {hint}")
-    if not faults:
-        try:
-            return task(**values)
-        except ValidationError as error:
-            faults = [_sentence(fault) for fault in error.errors()]
+    try:
+        made = task(**{name: value for name, value in values.items() if name in known})
+        if not faults:
+            return made
+    except ValidationError as error:
+        faults += [_sentence(fault) for fault in error.errors()]
     raise InvalidRequest("; ".join(faults))
 
 

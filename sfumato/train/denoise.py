@@ -45,7 +45,7 @@ class DenoiseObjective:
     def loss(self, step: int, size: int, generator: torch.Generator) -> Loss:
         """The loss of ``size`` random examples, and its mean in ten bins of t."""
         rows = self.pool.draw(size, generator)
-        device = next(self.module.parameters()).device
+        device = device_of(self.module)
         x0 = self.pool.latents(rows).to(device)
         t = self.times.draw(size, generator)
         dropped = torch.rand(size, generator=generator) < self.drop
@@ -53,6 +53,11 @@ class DenoiseObjective:
         eps = torch.randn(x0.shape, generator=generator).to(device)
         each = self.denoiser.loss(x0, eps, levels(self.denoiser, t), cond)
         return Loss(value=each.mean(), figures={"bins": by_bin(each.detach(), t)})
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the parameters of ``module`` are; the CPU if it has none."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def levels(denoiser: Denoiser, t: Tensor) -> Level:
@@ -73,7 +78,7 @@ def by_bin(values: Tensor, t: Tensor) -> Tensor:
 def validation(denoiser: Denoiser, pool: Pool, count: int = 128, seed: int = 1234) -> Tensor:
     """Losses in ten bins of t on fixed (example, level, noise) triples: the same at every call, (10,)."""
     generator = torch.Generator().manual_seed(seed)
-    count, device = min(count, len(pool)), next(denoiser.parameters()).device
+    count, device = min(count, len(pool)), device_of(denoiser)
     rows = torch.randperm(len(pool), generator=generator)[:count]
     total = []
     for k in range(BINS):

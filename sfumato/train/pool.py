@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from sfumato.condition import Cond
+from sfumato.errors import WeightsError
 from sfumato.files import write_bytes
 
 Condition = Callable[[Sequence[str]], Cond]
@@ -71,8 +73,11 @@ class Pool:
 
 
 def load_pool(path: Path) -> Pool:
-    """Read what ``Pool.save`` wrote."""
-    return Pool(**load_file(path))
+    """Read what ``Pool.save`` wrote; WeightsError if the file is damaged."""
+    try:
+        return Pool(**load_file(path))
+    except (OSError, SafetensorError, TypeError) as error:
+        raise WeightsError(f"the stored examples {path} are damaged: {error}; delete the file") from error
 
 
 def embed(captions: Sequence[str], condition: Condition, batch: int = 256) -> tuple[Tensor, Tensor, Tensor]:
