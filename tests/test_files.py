@@ -72,10 +72,16 @@ def test_a_failing_system_call_leaves_nothing_and_is_one_sentence_with_advice(
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError) as caught:
+    def new(file: BinaryIO) -> None:
+        file.write(b"new")
+        if place == "write":
+            fail()
+
+    with monkeypatch.context() as patch:
         if place != "write":
             patch.setattr(os, place, fail)
-        write_atomic(target, fail if place == "write" else lambda file: file.write(b"new"))
+        with pytest.raises(OutputError) as caught:
+            write_atomic(target, new)
     text = str(caught.value)
     assert str(target) in text
     assert "choose another" in text

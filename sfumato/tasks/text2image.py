@@ -117,6 +117,7 @@ class Text2Image:
 
 def parse_size(text: str, defaults: Any) -> tuple[int, int]:
     """Width and height from ``"128x96"`` or ``"128"``; InvalidRequest if the model cannot make that."""
+    shown = repr(text if len(text) <= 40 else text[:37] + "...")
     parts = text.lower().replace("×", "x").split("x")
     try:
         numbers = [int(part) for part in parts]
@@ -124,7 +125,7 @@ def parse_size(text: str, defaults: Any) -> tuple[int, int]:
         numbers = []
     if len(numbers) not in (1, 2):
         raise InvalidRequest(
-            f"size = {text!r} is not allowed: write width x height, such as {defaults.width}x{defaults.height}"
+            f"size = {shown} is not allowed: write width x height, such as {defaults.width}x{defaults.height}"
         )
     width, height = numbers[0], numbers[-1]
     for side in (width, height):
@@ -136,7 +137,7 @@ def parse_size(text: str, defaults: Any) -> tuple[int, int]:
                 else f"multiples of {defaults.multiple} from {defaults.least} to {defaults.most}"
             )
             raise InvalidRequest(
-                f"size = {text!r} is not one that this model can make: a side may be {allowed}; "
+                f"size = {shown} is not one that this model can make: a side may be {allowed}; "
                 f"the nearest is {nearest}"
             )
     return width, height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_the_learning_rate_rises_stays_and_falls_without_a_jump(hyper: Hyper) ->
     # A step changes the rate by at most one warm-up step, or one step of a square root that begins at 0.
     length = max(1.0, hyper.steps * hyper.cooldown)
     most = hyper.rate * max(1 / max(1, hyper.warmup), math.sqrt(1 / length)) * (1 + 1e-9)
-    assert all(abs(b - a) <= most for a, b in zip(rates, rates[1:], strict=False))
+    assert all(abs(b - a) <= most for a, b in pairwise(rates))
     if hyper.cooldown:
         assert rate_at(hyper.steps, hyper) == 0
         assert rates[-1] < 0.15 * hyper.rate

@@ -187,9 +187,8 @@ def test_without_a_hash_a_flipped_bit_of_the_header_is_told_or_harmless(packed: 
         began = time.perf_counter()
         try:
             found, _ = load_packed(path)
-        except WeightsError as error:
+        except WeightsError:
             told += 1
-            assert str(path) in str(error)
         else:
             for name in found.keys() & back.keys():
                 assert torch.equal(found[name].flatten(), back[name].flatten())
