@@ -78,9 +78,11 @@ def command(
 
     from sfumato.data.pictures import open_pictures
     from sfumato.device import dtype_named
+    from sfumato.nn.kernels.memory import keep_memory
     from sfumato.train import runner
 
     place = chosen_device(device)
+    keep_memory()
     console = Console(stderr=True, quiet=as_json)
     folder = out or Path("runs") / recipe
     plan = runner.Plan(

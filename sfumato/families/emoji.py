@@ -15,6 +15,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.table import ASSETS, model_hash, read_manifest
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.nn.autoencoder import Autoencoder, AutoencoderConfig
+from sfumato.nn.pack import pack
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Flow
@@ -84,6 +85,7 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
     assign(net, tensors, DENOISER_FILES[0])
     for module in (autoencoder, net):
         module.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.network, autoencoder = pack(net.network), pack(autoencoder)
     mean, std = (torch.tensor(codec_facts[key]) for key in ("mean", "std"))
 
     def notes(prompt: str) -> list[str]:
