@@ -27,6 +27,7 @@ class FlatParameters:
         self.master: list[nn.Parameter] = []
         self.working: list[Tensor] = []
         self.gradient: list[Tensor] = []
+        self._wide: list[Tensor] = []  # the gradients in float32
         for group, members in enumerate((decaying, plain)):
             size = sum(p.numel() for _, p in members)
             device = members[0][1].device if members else torch.device("cpu")
@@ -43,6 +44,8 @@ class FlatParameters:
             self.master.append(nn.Parameter(master))
             self.working.append(working)
             self.gradient.append(gradient)
+            # Kept between steps: fresh memory for a vector this long costs more than all arithmetic on it.
+            self._wide.append(gradient if dtype == torch.float32 else torch.empty_like(master))
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 buffer.data = buffer.data.to(dtype)
@@ -57,12 +60,19 @@ class FlatParameters:
 
     @torch.no_grad()
     def collect(self, clip: float) -> Tensor:
-        """Hand the gradients to the masters in float32, scaled to a norm of at most ``clip``; the norm before."""
-        gradients = [g.to(torch.float32) for g in self.gradient]
-        norm: Tensor = torch.stack([g.norm() for g in gradients]).norm()
+        """Hand the gradients to the masters in float32, scaled to a norm of at most ``clip``; the norm before.
+
+        A float32 module's own gradients are scaled with them.
+        """
+        for wide, gradient in zip(self._wide, self.gradient, strict=True):
+            if wide is not gradient:
+                wide.copy_(gradient)
+        norm: Tensor = torch.stack([wide.norm() for wide in self._wide]).norm()
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)
-        for master, gradient in zip(self.master, gradients, strict=True):
-            master.grad = gradient * scale
+        for master, wide in zip(self.master, self._wide, strict=True):
+            if scale < 1:
+                wide.mul_(scale)
+            master.grad = wide
         return norm
 
     def clear(self) -> None:
