@@ -80,7 +80,7 @@ class PreparedLabelled:
     """The recipe on some labelled pictures."""
 
     def __init__(self, pictures: PictureSet, folder: Path, seed: int, fresh: bool, say: Say) -> None:
-        """Read the pictures; every twentieth is held out."""
+        """Read the pictures; every twentieth is held out (of fewer than twenty none: all judge as well)."""
         names = sorted({r.label for r in pictures.records})
         if len(names) > MOST_CLASSES:
             raise InvalidRequest(
@@ -99,7 +99,8 @@ class PreparedLabelled:
         labels = torch.tensor([names.index(pictures.records[i].label) for i in rows])
         held = torch.arange(len(rows)) % 20 == 19
         self.names, self.side = names, side
-        self.held = (grey[held], labels[held])
+        judges = held if held.any() else ~held
+        self.held = (grey[judges], labels[judges])
         torch.manual_seed(seed)
         self.denoiser = Denoiser(network(len(names)), Flow(), prediction("flow"), clock="thousand")
         self.objective = LabelledObjective(self.denoiser, grey[~held], labels[~held], len(names))
