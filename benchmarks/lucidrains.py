@@ -1,4 +1,4 @@
-"""lucidrains' denoising-diffusion-pytorch without torchvision, which it imports only to read and save files."""
+"""lucidrains' denoising-diffusion-pytorch without torchvision, scipy, pytorch_fid, which a step does not use."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ _ABSENT = {
     "torchvision": ("models",),
     "torchvision.transforms": (),
     "torchvision.utils": (),
+    "scipy": (),
+    "scipy.optimize": ("linear_sum_assignment",),
     "pytorch_fid": (),
     "pytorch_fid.fid_score": ("calculate_frechet_distance",),
     "pytorch_fid.inception": ("InceptionV3",),
