@@ -68,8 +68,8 @@ class TextEncoder:
             raise WeightsError(f"the vocabulary {vocabulary} is not the one of the weights {weights}")
         try:
             config = BertConfig(**metadata["config"])  # type: ignore[arg-type]
-            with torch.device("meta"):  # no time is lost on values that are replaced
-                bert = Bert(config)
+            # Not on the meta device: its random initialisation imports torch's compiler, two seconds of a start.
+            bert = Bert(config)
             bert.load_state_dict(tensors, assign=True)
             return cls(bert, tokenizer)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -160,3 +160,13 @@ def test_closed_pipes_and_module_start() -> None:
         [sys.executable, "-m", "sfumato", "samplers"], capture_output=True, text=True, check=True
     )
     assert "dpmpp_2m" in done.stdout
+
+
+def test_a_start_does_not_load_the_compiler(tmp_path: Path) -> None:
+    """torch._dynamo takes two seconds to import, and nothing that makes a picture needs it."""
+    code = (
+        "import sys; from sfumato.cli.main import main; "
+        f"assert main(['generate', 'a cat', '--steps', '1', '-o', {str(tmp_path / 'cat.png')!r}]) == 0; "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
