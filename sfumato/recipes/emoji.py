@@ -34,7 +34,8 @@ VARIANTS = 6
 FLAG_WEIGHT = 0.3
 # What a picture shows is settled at high noise, where half the rows would otherwise learn little of the text.
 TIMES = Times(mean=0.5)
-SHOWN = ("a rocket, 3d style", "dog face, pastel style", "slice of pizza, flat style", "volcano, 3d style")
+# None of these is among the prompts of the blind naming (docs/judge), so watching them costs it nothing.
+SHOWN = ("a house, 3d style", "cat face, pastel style", "bread, flat style", "snow-capped mountain, 3d style")
 
 
 def denoiser_recipe() -> TrainRecipe:
