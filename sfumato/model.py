@@ -54,9 +54,12 @@ class Model:
         latent: Tensor = await Ask("encode", self, (pixels,))
         return latent
 
-    async def denoise(self, x: Tensor, at: Level, *conds: Cond) -> tuple[Estimate, ...]:
-        """One estimate of rows ``x`` (B, ...) at the level ``at`` (floats) for each condition."""
-        estimates: tuple[Estimate, ...] = await Ask("denoise", self, (x, at, conds))
+    async def denoise(self, x: Tensor, at: Level, *conds: Cond, grad: bool = False) -> tuple[Estimate, ...]:
+        """One estimate of rows ``x`` (B, ...) at the level ``at`` (floats) for each condition.
+
+        With ``grad`` they can be differentiated with respect to ``x``.
+        """
+        estimates: tuple[Estimate, ...] = await Ask("denoise", self, (x, at, conds), grad)
         return estimates
 
     async def decode(self, latent: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class Noise(Protocol):
         """The first draw of every row."""
         ...
 
-    def __call__(self, at: Level, to: Level) -> Tensor:
-        """Fresh noise for the step from ``at`` to ``to``, of unit variance."""
+    def __call__(self, at: Level, to: Level, visit: int = 0) -> Tensor:
+        """Fresh noise for the step from ``at`` to ``to``, of unit variance; ``visit`` counts returns to it."""
         ...
 
 
@@ -43,7 +43,7 @@ class Stream:
         """The first draw of every row, (rows, *shape)."""
         return self._draw()
 
-    def __call__(self, at: Level, to: Level) -> Tensor:
+    def __call__(self, at: Level, to: Level, visit: int = 0) -> Tensor:
         """The next draw of every row, (rows, *shape)."""
         return self._draw()
 

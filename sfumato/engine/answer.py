@@ -22,9 +22,9 @@ from sfumato.process.level import Level
 
 
 def answer(ask: Ask) -> object:
-    """The answer to ``ask``; nothing reduces over rows."""
+    """The answer to ``ask``; nothing reduces over rows. With ``ask.grad`` it can be differentiated."""
     model: Model = ask.model
-    with torch.inference_mode():
+    with torch.enable_grad() if ask.grad else torch.no_grad():
         if ask.verb == "embed":
             return model.conditioner(*ask.arguments)
         if ask.verb == "encode":

@@ -20,10 +20,11 @@ from sfumato.denoiser import Denoiser
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.noise import Stream
-from sfumato.process.estimate import Estimate, Vector, Walk
+from sfumato.process.estimate import Estimate, Walk
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import Prediction, prediction
 from sfumato.process.schedule import Flow, Schedule
+from sfumato.process.vector import Vector
 
 
 class Mixture(nn.Module):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sfumato.process.estimate import Denoise, Estimate, Vector
+from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.level import Level
+from sfumato.process.vector import Vector
 
 Branches = Callable[..., Awaitable[tuple[Estimate, ...]]]
 """What answers for several conditions at once: (x, level, *conditions) -> one estimate a condition."""

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfumato.errors import InvalidRequest, UnknownName
-from sfumato.process.estimate import Estimate, Vector
+from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
+from sfumato.process.vector import Vector
 
 Pair = tuple[Vector, Vector]
 

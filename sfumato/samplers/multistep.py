@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from sfumato.process.estimate import Denoise, Estimate, Fresh, Vector
+from sfumato.process.estimate import Denoise, Estimate, Fresh, Walk
 from sfumato.process.level import Level, posterior_std
+from sfumato.process.vector import Vector
 from sfumato.samplers.rules import Rule
 
 Churn = Callable[[Level, Level], float]
@@ -44,3 +45,12 @@ async def multistep(
         std = churn(at, to)
         x = line.move(to, std, fresh(at, to) if std else 0.0)
     return x
+
+
+def walk_by(*rules: Rule, churn: Churn = still) -> Walk:
+    """The sampler of ``rules`` and ``churn`` without options: ``multistep`` with both filled in."""
+
+    async def walk(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh) -> Vector:
+        return await multistep(x, grid, denoise, fresh, rules=rules, churn=churn)
+
+    return walk

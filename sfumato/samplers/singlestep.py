@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sfumato.process.estimate import Denoise, Fresh, Vector
+from sfumato.process.estimate import Denoise, Fresh
 from sfumato.process.level import Level
+from sfumato.process.vector import Vector
 
 
 async def heun(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh) -> Vector:

@@ -12,13 +12,13 @@ import pytest
 
 import sfumato
 from sfumato.errors import UnknownName
+from sfumato.references import PAPERS
 from sfumato.samplers import SAMPLERS, sampler
 
 ROOT = Path(sfumato.__file__).parent
 ALLOWED = {
     "process": {"sfumato.errors", "sfumato.process"},
     "samplers": {"sfumato.errors", "sfumato.process", "sfumato.samplers"},
-    "guidance": {"sfumato.errors", "sfumato.process", "sfumato.guidance"},
 }
 
 
@@ -45,11 +45,23 @@ def test_the_mathematics_needs_the_standard_library_alone(package: str) -> None:
 
 
 def test_the_table_of_samplers_is_data() -> None:
-    facts = {"name", "aliases", "order", "evaluations", "stochastic", "reference"}
+    facts = {
+        "name",
+        "aliases",
+        "order",
+        "evaluations",
+        "stochastic",
+        "reference",
+        "cite",
+        "off_line",
+        "by_row",
+    }
     for key, entry in SAMPLERS.items():
         row = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name != "walk"}
         assert row.keys() == facts
         assert json.loads(json.dumps(row))["name"] == key == entry.name
+        assert entry.cite, "a sampler comes from somewhere"
+        assert set(entry.cite) <= set(PAPERS)
 
 
 def test_names_and_aliases_lead_to_one_sampler_each() -> None:

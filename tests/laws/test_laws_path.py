@@ -47,7 +47,11 @@ def test_x_stays_on_the_line_and_ends_on_x0(sampler: str, name: str, steps: int,
         assert abs(x - on_the_line(at)) < 1e-12 * (1 + at.sigma)
         return Estimate(at, C, E)
 
-    x = run(SAMPLERS[sampler].walk(on_the_line(grid[0]), grid, denoise, lambda at, to: pytest.fail("drew")))
+    x = run(
+        SAMPLERS[sampler].walk(
+            on_the_line(grid[0]), grid, denoise, lambda at, to, visit=0: pytest.fail("drew")
+        )
+    )
     assert abs(x - on_the_line(grid[-1])) < 1e-12
     if final == "zero":
         assert abs(x - C) < 1e-12
@@ -72,7 +76,7 @@ def test_fresh_noise_keeps_the_law_of_the_line(name: str, steps: int, final) -> 
         return Estimate(at, units[0], (x - at.alpha * units[0]) / at.sigma)
 
     start = grid[0].alpha * units[0] + grid[0].sigma * units[1]
-    end = run(SAMPLERS["ddpm"].walk(start, grid, denoise, lambda at, to: next(draws)))
+    end = run(SAMPLERS["ddpm"].walk(start, grid, denoise, lambda at, to, visit=0: next(draws)))
     check(end, grid[-1])
     assert len(list(draws)) == (1 if final == "zero" else 0)
 
@@ -103,9 +107,9 @@ def test_the_line_as_algebra(sampler: str) -> None:
     async def denoise(x: Symbol, at: Level) -> Estimate:
         return Estimate(at, c, e)
 
-    x = run(SAMPLERS[sampler].walk(e, grid, denoise, lambda at, to: pytest.fail("drew")))
+    x = run(SAMPLERS[sampler].walk(e, grid, denoise, lambda at, to, visit=0: pytest.fail("drew")))
     assert float(x.terms["c"]) == 1
-    assert float(x.terms["e"]) == pytest.approx(0, abs=1e-15)
+    assert float(x.terms.get("e", 0)) == pytest.approx(0, abs=1e-15)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -117,8 +121,10 @@ def test_float_complex_and_tensor_walk_alike(sampler: str) -> None:
         return Estimate(at, 0.3 * at.sigma * x, 0.8 * x)
 
     walk = SAMPLERS[sampler].walk
-    reals = [run(walk(v, grid, denoise, lambda at, to: 0.5)) for v in (1.5, -0.25)]
-    complexes = [run(walk(complex(v), grid, denoise, lambda at, to: 0.5)) for v in (1.5, -0.25)]
-    tensor = run(walk(torch.tensor([1.5, -0.25], dtype=torch.float64), grid, denoise, lambda at, to: 0.5))
+    reals = [run(walk(v, grid, denoise, lambda at, to, visit=0: 0.5)) for v in (1.5, -0.25)]
+    complexes = [run(walk(complex(v), grid, denoise, lambda at, to, visit=0: 0.5)) for v in (1.5, -0.25)]
+    tensor = run(
+        walk(torch.tensor([1.5, -0.25], dtype=torch.float64), grid, denoise, lambda at, to, visit=0: 0.5)
+    )
     assert complexes == reals
-    assert tensor.tolist() == reals
+    assert tensor.tolist() == pytest.approx(reals, rel=1e-14)  # a tensor's a x + b y is rounded once less

@@ -1,0 +1,31 @@
+"""What samplers do with vectors besides + and *: fused where the vector is a tensor, plain where it is a number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+Vector = Any
+"""Anything that can be added to itself and multiplied by floats: float, complex, a torch tensor."""
+
+
+def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
+    """``a x + b y``. Of tensors and plain factors in two kernels where ``a * x + b * y`` takes three.
+
+    An end whose factor is 0 is left out, so that an infinity or a number beside it cannot spoil the sum.
+    """
+    if isinstance(b, (float, int)) and isinstance(a, (float, int)):
+        if b == 0:
+            return a * x
+        if a == 0:
+            return b * y
+        if hasattr(x, "add_") and hasattr(y, "add_"):
+            return x.mul(a).add_(y, alpha=b)
+    return a * x + b * y
+
+
+def rms(x: Vector) -> float:
+    """The root of the mean square of the values of ``x``: a norm that does not grow with its size."""
+    if hasattr(x, "square"):
+        return math.sqrt(float(x.abs().square().mean()))
+    return float(abs(x))

@@ -1,0 +1,102 @@
+"""The papers that sfumato's methods come from, by key, and as BibTeX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sfumato.errors import UnknownName
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper: authors as BibTeX has them, title, year, and where it is found (an arXiv number or a venue)."""
+
+    authors: str
+    title: str
+    year: int
+    where: str
+
+
+PAPERS: dict[str, Paper] = {
+    "anderson1982reverse": Paper(
+        "Anderson, Brian D. O.",
+        "Reverse-time diffusion equation models",
+        1982,
+        "Stochastic Processes and their Applications 12(3)",
+    ),
+    "ho2020ddpm": Paper(
+        "Ho, Jonathan and Jain, Ajay and Abbeel, Pieter",
+        "Denoising Diffusion Probabilistic Models",
+        2020,
+        "2006.11239",
+    ),
+    "song2021ddim": Paper(
+        "Song, Jiaming and Meng, Chenlin and Ermon, Stefano",
+        "Denoising Diffusion Implicit Models",
+        2021,
+        "2010.02502",
+    ),
+    "song2021sde": Paper(
+        "Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and Ermon, Stefano "
+        "and Poole, Ben",
+        "Score-Based Generative Modeling through Stochastic Differential Equations",
+        2021,
+        "2011.13456",
+    ),
+    "karras2022edm": Paper(
+        "Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli",
+        "Elucidating the Design Space of Diffusion-Based Generative Models",
+        2022,
+        "2206.00364",
+    ),
+    "lu2022dpm": Paper(
+        "Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun",
+        "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
+        2022,
+        "2206.00927",
+    ),
+    "lu2022dpmpp": Paper(
+        "Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun",
+        "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+        2022,
+        "2211.01095",
+    ),
+    "liu2022flow": Paper(
+        "Liu, Xingchao and Gong, Chengyue and Liu, Qiang",
+        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        2022,
+        "2209.03003",
+    ),
+    "esser2024sd3": Paper(
+        "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and others",
+        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+        2024,
+        "2403.03206",
+    ),
+    "ho2022cfg": Paper(
+        "Ho, Jonathan and Salimans, Tim",
+        "Classifier-Free Diffusion Guidance",
+        2022,
+        "2207.12598",
+    ),
+}
+"""Every paper that something of sfumato cites, by key."""
+
+
+def bibtex(key: str) -> str:
+    """The BibTeX entry of the paper ``key``; UnknownName with the nearest keys otherwise."""
+    if key not in PAPERS:
+        raise UnknownName("reference", key, PAPERS)
+    paper = PAPERS[key]
+    lines = [
+        f"  author = {{{paper.authors}}},",
+        f"  title = {{{paper.title}}},",
+        f"  year = {{{paper.year}}},",
+    ]
+    if paper.where[:4].isdigit() and paper.where[4:5] == ".":
+        lines += [f"  eprint = {{{paper.where}}},", "  archivePrefix = {arXiv},"]
+        kind = "misc"
+    else:
+        lines.append(f"  journal = {{{paper.where}}},")
+        kind = "article"
+    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
