@@ -28,33 +28,48 @@ if TYPE_CHECKING:
         UnknownName,
         WeightsError,
     )
+    from sfumato.families.gaussian import mixture
+    from sfumato.process import schedules
+    from sfumato.process.estimate import Estimate
+    from sfumato.process.grid import make_grid as grid
+    from sfumato.process.level import Level
+    from sfumato.sampling import sample
     from sfumato.tasks.text2image import Text2Image
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cancelled": "sfumato.errors",
-    "DataError": "sfumato.errors",
-    "Images": "sfumato.api",
-    "InvalidRequest": "sfumato.errors",
-    "Loaded": "sfumato.api",
-    "MissingExtra": "sfumato.errors",
-    "OutputError": "sfumato.errors",
-    "SfumatoError": "sfumato.errors",
-    "Text2Image": "sfumato.tasks.text2image",
-    "UnknownName": "sfumato.errors",
-    "WeightsError": "sfumato.errors",
-    "load": "sfumato.api",
-    "models": "sfumato.api",
-    "remake": "sfumato.api",
-    "run": "sfumato.engine.run",
+    "Cancelled": "sfumato.errors:Cancelled",
+    "DataError": "sfumato.errors:DataError",
+    "Estimate": "sfumato.process.estimate:Estimate",
+    "Images": "sfumato.api:Images",
+    "InvalidRequest": "sfumato.errors:InvalidRequest",
+    "Level": "sfumato.process.level:Level",
+    "Loaded": "sfumato.api:Loaded",
+    "MissingExtra": "sfumato.errors:MissingExtra",
+    "OutputError": "sfumato.errors:OutputError",
+    "SfumatoError": "sfumato.errors:SfumatoError",
+    "Text2Image": "sfumato.tasks.text2image:Text2Image",
+    "UnknownName": "sfumato.errors:UnknownName",
+    "WeightsError": "sfumato.errors:WeightsError",
+    "grid": "sfumato.process.grid:make_grid",
+    "load": "sfumato.api:load",
+    "mixture": "sfumato.families.gaussian:mixture",
+    "models": "sfumato.api:models",
+    "remake": "sfumato.api:remake",
+    "run": "sfumato.engine.run:run",
+    "sample": "sfumato.sampling:sample",
+    "schedules": "sfumato.process.schedules",
 }
+"""Where each public name is, "module:name", or a module itself."""
 
 __all__ = [
     "Cancelled",
     "DataError",
+    "Estimate",
     "Images",
     "InvalidRequest",
+    "Level",
     "Loaded",
     "MissingExtra",
     "OutputError",
@@ -62,10 +77,14 @@ __all__ = [
     "Text2Image",
     "UnknownName",
     "WeightsError",
+    "grid",
     "load",
+    "mixture",
     "models",
     "remake",
     "run",
+    "sample",
+    "schedules",
 ]
 
 
@@ -73,7 +92,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value: Any = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
     globals()[name] = value
     return value
 

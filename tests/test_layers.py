@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
     "evaluate": {"errors", "files", "nn", "weights", "data", "engine"},
 }
+MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
 MAY_IMPORT["recipes"] = set(BELOW)
 MAY_IMPORT["api"] = {*BELOW, "recipes"}

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector
+from sfumato.process.vector import Vector, blend
 
 Pair = tuple[Vector, Vector]
 
@@ -66,8 +66,8 @@ class Prediction:
                 f"a network that predicts {self.kind} cannot be asked {end}; "
                 f"choose a grid whose levels avoid that end"
             )
-        x0 = (q / det) * x - (at.sigma / det) * output
-        eps = (at.alpha / det) * output - (p / det) * x
+        x0 = blend(q / det, x, -(at.sigma / det), output)
+        eps = blend(at.alpha / det, output, -(p / det), x)
         return Estimate(at, x0, eps)
 
 

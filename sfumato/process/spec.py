@@ -83,14 +83,13 @@ def _value(text: str) -> Value:
         return [_number(part) for part in numbers]
     if text in ("true", "false"):
         return text == "true"
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return _number(text)
-    except InvalidRequest:
-        return text.strip("\"'")
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if isinstance(number, int) else _number(text)
+    return text.strip("\"'")
 
 
 def _number(text: str) -> float:

@@ -12,13 +12,14 @@ Vector = Any
 def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
     """``a x + b y``. Of tensors and plain factors in two kernels where ``a * x + b * y`` takes three.
 
-    An end whose factor is 0 is left out, so that an infinity or a number beside it cannot spoil the sum.
+    An end whose factor is 0 is left out, so that an infinity in it cannot spoil the sum; where that leaves one end
+    as it is, the result is that very vector and not a copy.
     """
     if isinstance(b, (float, int)) and isinstance(a, (float, int)):
         if b == 0:
-            return a * x
+            return x if a == 1 else a * x
         if a == 0:
-            return b * y
+            return y if b == 1 else b * y
         if hasattr(x, "add_") and hasattr(y, "add_"):
             return x.mul(a).add_(y, alpha=b)
     return a * x + b * y
