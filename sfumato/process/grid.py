@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.process.between import Levels
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.schedule import Flow, Schedule, Table
 
@@ -113,11 +114,11 @@ def make_grid(name: str, *, steps: int, schedule: Schedule, final: Final = "zero
     spacing = SPACINGS[name]
     levels = _spaced(spacing, schedule, steps)
     if final == "zero":
-        return (*levels, CLEAN)
+        return Levels((*levels, CLEAN), schedule)
     end = schedule.level(schedule.t_min)
     if levels[-1].sigma <= end.sigma:
         levels = _spaced(spacing, schedule, steps + 1)[:-1]
-    return (*levels, end)
+    return Levels((*levels, end), schedule)
 
 
 def _spaced(spacing: Spacing, schedule: Schedule, steps: int) -> list[Level]:

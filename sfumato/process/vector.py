@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 Vector = Any
@@ -23,6 +24,19 @@ def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
         if hasattr(x, "add_") and hasattr(y, "add_"):
             return x.mul(a).add_(y, alpha=b)
     return a * x + b * y
+
+
+def mix(weights: Sequence[float], vectors: Sequence[Vector]) -> Vector:
+    """The sum of ``weights[i] vectors[i]``; of tensors with one kernel each. Weights of 0 are left out."""
+    terms = [(w, v) for w, v in zip(weights, vectors, strict=True) if w] or [(weights[0], vectors[0])]
+    (first, total), *rest = terms
+    total = first * total
+    for weight, vector in rest:
+        if hasattr(total, "add_") and hasattr(vector, "add_"):
+            total.add_(vector, alpha=weight)
+        else:
+            total = total + weight * vector
+    return total
 
 
 def rms(x: Vector) -> float:
