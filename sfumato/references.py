@@ -79,6 +79,18 @@ PAPERS: dict[str, Paper] = {
         2022,
         "2207.12598",
     ),
+    "li2020scalable": Paper(
+        "Li, Xuechen and Wong, Ting-Kam Leonard and Chen, Ricky T. Q. and Duvenaud, David",
+        "Scalable Gradients for Stochastic Differential Equations",
+        2020,
+        "2001.01328",
+    ),
+    "salmon2011random": Paper(
+        "Salmon, John K. and Moraes, Mark A. and Dror, Ron O. and Shaw, David E.",
+        "Parallel Random Numbers: As Easy as 1, 2, 3",
+        2011,
+        "International Conference for High Performance Computing, Networking, Storage and Analysis (SC)",
+    ),
 }
 """Every paper that something of sfumato cites, by key."""
 
