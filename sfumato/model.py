@@ -30,6 +30,7 @@ class Defaults:
     multiple: int = 16
     least: int = 128
     most: int = 128
+    guide: str = "cfg"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -91,6 +91,68 @@ PAPERS: dict[str, Paper] = {
         2011,
         "International Conference for High Performance Computing, Networking, Storage and Analysis (SC)",
     ),
+    "dhariwal2021beat": Paper(
+        "Dhariwal, Prafulla and Nichol, Alex",
+        "Diffusion Models Beat GANs on Image Synthesis",
+        2021,
+        "2105.05233",
+    ),
+    "saharia2022imagen": Paper(
+        "Saharia, Chitwan and Chan, William and Saxena, Saurabh and Li, Lala and Whang, Jay and others",
+        "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
+        2022,
+        "2205.11487",
+    ),
+    "liu2022composable": Paper(
+        "Liu, Nan and Li, Shuang and Du, Yilun and Torralba, Antonio and Tenenbaum, Joshua B.",
+        "Compositional Visual Generation with Composable Diffusion Models",
+        2022,
+        "2206.01714",
+    ),
+    "levin2023differential": Paper(
+        "Levin, Eran and Fried, Ohad",
+        "Differential Diffusion: Giving Each Pixel Its Strength",
+        2023,
+        "2306.00950",
+    ),
+    "lin2024flawed": Paper(
+        "Lin, Shanchuan and Liu, Bingchen and Li, Jiashi and Yang, Xiao",
+        "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+        2024,
+        "2305.08891",
+    ),
+    "kynkaanniemi2024interval": Paper(
+        'Kynk{\\"a}{\\"a}nniemi, Tuomas and Aittala, Miika and Karras, Tero and Laine, Samuli and Aila, Timo '
+        "and Lehtinen, Jaakko",
+        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
+        2024,
+        "2404.07724",
+    ),
+    "karras2024autoguidance": Paper(
+        'Karras, Tero and Aittala, Miika and Kynk{\\"a}{\\"a}nniemi, Tuomas and Lehtinen, Jaakko and Aila, Timo '
+        "and Laine, Samuli",
+        "Guiding a Diffusion Model with a Bad Version of Itself",
+        2024,
+        "2406.02507",
+    ),
+    "chung2024cfgpp": Paper(
+        "Chung, Hyungjin and Kim, Jeongsol and Park, Geon Yeong and Nam, Hyelin and Ye, Jong Chul",
+        "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models",
+        2024,
+        "2406.08070",
+    ),
+    "sadat2024apg": Paper(
+        "Sadat, Seyedmorteza and Hilliges, Otmar and Weber, Romann M.",
+        "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models",
+        2024,
+        "2410.02416",
+    ),
+    "fan2025zerostar": Paper(
+        "Fan, Weichen and Zheng, Amber Yijia and Yeh, Raymond A. and Liu, Ziwei",
+        "CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models",
+        2025,
+        "2503.18886",
+    ),
 }
 """Every paper that something of sfumato cites, by key."""
 

@@ -1,1 +1,34 @@
-"""Guidance: functions that wrap a denoiser; arithmetic on estimates."""
+"""Guidance: functions that wrap a denoiser; one table of the ways to combine two prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.guidance.guide import GUIDES, OPTIONS, Guide, check, option
+from sfumato.guidance.interval import interval
+from sfumato.process.spec import check_options, parse
+
+
+def guide(text: str) -> Guide:
+    """The way of guidance called ``text``, with options where it has some: ``"cfg(rescale=0.7, hi=0.8)"``.
+
+    Raises UnknownName with the nearest names for a name or an option that does not exist, and InvalidRequest for a
+    value outside what its option allows.
+    """
+    name, given = parse(text, "guide")
+    if name not in GUIDES:
+        raise UnknownName("guide", name, GUIDES)
+    entry = GUIDES[name]
+    check_options(name, entry.make, given)
+    for key, value in given.items():
+        least, most = OPTIONS[key].least, OPTIONS[key].most
+        if not isinstance(value, (int, float)) or not least <= value <= most:
+            upward = f"{least:g} and above" if most == float("inf") else f"{least:g} to {most:g}"
+            raise InvalidRequest(f"{key} = {value} of the guide {name!r} is not allowed: {upward}")
+    chosen = replace(entry, given=given)
+    interval(option(chosen, "lo"), option(chosen, "hi"))
+    return chosen
+
+
+__all__ = ["GUIDES", "OPTIONS", "Guide", "check", "guide"]

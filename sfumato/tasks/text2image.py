@@ -33,6 +33,7 @@ class Text2Image:
     guidance: Annotated[float, Ge(0), Le(100)] | None = Field(
         default=None, description="how strongly the prompt steers; 1 is off"
     )
+    guide: str | None = Field(default=None, description="how prompt and negative are combined")
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = Field(
         default=0, description="the first picture's seed; the next pictures count on from it"
     )
@@ -47,14 +48,14 @@ class Text2Image:
         return text
 
     async def __call__(self, model: Any) -> Any:
-        """Embed, start from noise, walk the grid under classifier-free guidance, decode.
+        """Embed, start from noise, walk the grid under guidance, decode.
 
         ``model`` is a sfumato Model; the result is a tasks.task.Result. InvalidRequest for a name or a size
-        that the model does not have.
+        that the model does not have, and for a guide that does not go with the rest.
         """
         import torch
 
-        from sfumato.guidance.classifier_free import classifier_free
+        from sfumato.guidance import check, guide
         from sfumato.noise import MAX_SEED, Stream
         from sfumato.process.grid import make_grid
         from sfumato.samplers import sampler
@@ -66,15 +67,17 @@ class Text2Image:
             raise InvalidRequest(
                 f"seed = {self.seed} is too large for {self.count} pictures that count on from it"
             )
-        walk = sampler(chosen["sampler"]).walk
+        walker, by = sampler(chosen["sampler"]), guide(chosen["guide"])
+        check(by, walker, scale=chosen["guidance"], steps=chosen["steps"])
         grid = make_grid(chosen["grid"], steps=chosen["steps"], schedule=model.denoiser.schedule)
         seeds = range(self.seed, self.seed + self.count)
         noise = Stream(seeds, model.codec.shape(height, width))
 
         want, avoid = await model.embed([self.prompt]), await model.embed([self.negative])
-        denoise = classifier_free(model.denoise, want, avoid, chosen["guidance"])
+        prediction = model.denoiser.prediction
+        denoise = by(model.denoise, want, avoid, scale=chosen["guidance"], prediction=prediction, grid=grid)
         x = grid[0].sigma * noise.start()
-        x = await walk(x, grid, denoise, noise)
+        x = await walker.walk(x, grid, denoise, noise)
         pixels = await model.decode(x)
 
         if not torch.isfinite(pixels).all():
@@ -96,6 +99,7 @@ class Text2Image:
             "sampler": defaults.sampler,
             "grid": defaults.grid,
             "guidance": defaults.guidance,
+            "guide": defaults.guide,
             "size": size,
         }
         given = {
@@ -107,6 +111,7 @@ class Text2Image:
                 "sampler",
                 "grid",
                 "guidance",
+                "guide",
                 "seed",
                 "count",
                 "size",

@@ -212,7 +212,7 @@ def test_what_is_left_out_is_the_models() -> None:
     made = Text2Image(prompt="x", guidance=0.0, steps=5)
     chosen = made.resolved(DEFAULTS)
     assert list(chosen) == FIELDS
-    own = {"sampler": "ddim", "grid": "karras", "size": "128x96"}
+    own = {"sampler": "ddim", "grid": "karras", "guide": "cfg", "size": "128x96"}
     assert chosen == {"prompt": "x", "negative": "", "steps": 5, "guidance": 0.0, "seed": 0, "count": 1} | own
     assert Text2Image(**chosen).resolved(DEFAULTS) == chosen
 
