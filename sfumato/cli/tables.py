@@ -1,4 +1,4 @@
-"""``sfumato models`` and ``sfumato samplers``: what can be chosen."""
+"""``sfumato models``, ``samplers``, ``guides`` ...: what can be chosen."""
 
 from __future__ import annotations
 
@@ -45,3 +45,33 @@ def samplers(as_json: bool) -> None:
             f"{row['name']:10} order {row['order']}, {row['evaluations']} evaluation(s) a step, {noise}; "
             f"{row['reference']}"
         )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def guides(as_json: bool) -> None:
+    """List the ways of guidance: what each does, its options with their defaults, source."""
+    from sfumato.guidance import GUIDES, OPTIONS
+    from sfumato.process.spec import options_of
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": entry.name,
+            "does": entry.does,
+            "scale": [0, entry.most],
+            "options": {
+                name: {"default": value, "does": OPTIONS[name].does}
+                for name, value in options_of(entry.make).items()
+            },
+            "reference": entry.reference,
+            "cite": entry.cite,
+        }
+        for entry in GUIDES.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        options = ", ".join(f"{name}={option['default']:g}" for name, option in row["options"].items())
+        click.echo(f"{row['name']:10} {row['does']}; {row['reference']}")
+        click.echo(f"{'':10} options: {options}")
