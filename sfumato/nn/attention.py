@@ -161,13 +161,17 @@ class GatedMLP(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """Self-attention, attention to the text, gated MLP: one layer of a SpatialTransformer."""
+    """Self-attention, attention to the text, gated MLP: one layer of a SpatialTransformer.
 
-    def __init__(self, width: int, heads: int, context: int, mlp: int = 4) -> None:
+    With ``only_text`` the first attention reads the text as well, not the picture itself.
+    """
+
+    def __init__(self, width: int, heads: int, context: int, mlp: int = 4, only_text: bool = False) -> None:
         """Build the layer for tokens of ``context`` values."""
         super().__init__()
+        self.only_text = only_text
         self.norm1 = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads, bias=False)
+        self.self_attention = Attention(width, heads, context=context if only_text else 0, bias=False)
         self.norm2 = nn.LayerNorm(width)
         self.text_attention = Attention(width, heads, context=context, bias=False)
         self.norm3 = nn.LayerNorm(width)
@@ -175,7 +179,10 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Map ``x`` (B, L, width), steered by ``tokens`` (B, S, context)."""
-        x = self.self_attention(self.norm1(x), rest=x)
+        if self.only_text:
+            x = self.self_attention(self.norm1(x), tokens, mask, rest=x)
+        else:
+            x = self.self_attention(self.norm1(x), rest=x)
         x = self.text_attention(self.norm2(x), tokens, mask, rest=x)
         out: Tensor = self.mlp(self.norm3(x), rest=x)
         return out
@@ -194,12 +201,13 @@ class SpatialTransformer(nn.Module):
         groups: int = 32,
         eps: float = 1e-6,
         mlp: int = 4,
+        only_text: bool = False,
     ) -> None:
         """Build ``depth`` layers between two linear maps of ``width`` channels."""
         super().__init__()
         self.norm = GroupNorm(groups, width, eps)
         self.enter = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(TextBlock(width, heads, context, mlp) for _ in range(depth))
+        self.blocks = nn.ModuleList(TextBlock(width, heads, context, mlp, only_text) for _ in range(depth))
         self.leave = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -31,7 +31,9 @@ class UNetConfig:
     (Stable Diffusion 1 has 8, DDPM 1). ``tokens``, ``vector`` are widths of the conditions, 0 for none;
     ``classes`` counts labels. ``cos_first`` and ``shift`` are the clock's sinusoid's (see embed.sinusoid);
     ``pad`` is Halve's. ``clock`` is the width of the embedding that steers (0: four times the first width),
-    ``mlp`` how many times wider the hidden layers of transformers are.
+    ``mlp`` how many times wider the hidden layers of transformers are. ``depth`` counts the layers of each level's
+    transformers (one each if it is empty), ``middle_depth`` those of the middle; at the levels where ``only_text``
+    is true the first attention of a layer reads the text too, in place of the picture.
     """
 
     inner: int
@@ -54,6 +56,9 @@ class UNetConfig:
     clock: int = 0
     mlp: int = 4
     heads: int = 0
+    depth: tuple[int, ...] = ()
+    middle_depth: int = 1
+    only_text: tuple[bool, ...] = ()
 
 
 class UNet(nn.Module):
@@ -66,6 +71,8 @@ class UNet(nn.Module):
         widths, first = config.widths, config.widths[0]
         none: Look = "none"
         attention = config.attention or (none,) * len(widths)
+        depth = config.depth or (1,) * len(widths)
+        only_text = config.only_text or (False,) * len(widths)
         clock = config.clock or 4 * first
         self.clock = MLP(first, clock)
         self.vector = MLP(config.vector, clock) if config.vector else None
@@ -76,18 +83,20 @@ class UNet(nn.Module):
         skips, width = [first], first
         for level, wanted in enumerate(widths):
             for _ in range(config.blocks):
-                self.down.append(Stage(config, width, wanted, clock, attention[level]))
+                look = (attention[level], depth[level], only_text[level])
+                self.down.append(Stage(config, width, wanted, clock, *look))
                 width = wanted
                 skips.append(width)
             if level < len(widths) - 1:
                 self.down.append(Halve(width, pad=config.pad))
                 skips.append(width)
-        self.middle = Stage(config, width, width, clock, config.middle)
+        self.middle = Stage(config, width, width, clock, config.middle, config.middle_depth)
         self.after = Stage(config, width, width, clock, "none")
         self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(Stage(config, width + skips.pop(), widths[level], clock, attention[level]))
+                look = (attention[level], depth[level], only_text[level])
+                self.up.append(Stage(config, width + skips.pop(), widths[level], clock, *look))
                 width = widths[level]
             if level:
                 self.up.append(Double(width))
@@ -139,8 +148,17 @@ class UNet(nn.Module):
 class Stage(nn.Module):
     """A residual block and the attention after it."""
 
-    def __init__(self, config: UNetConfig, inner: int, outer: int, clock: int, look: Look) -> None:
-        """Build a block from ``inner`` to ``outer`` channels, followed by what ``look`` says."""
+    def __init__(
+        self,
+        config: UNetConfig,
+        inner: int,
+        outer: int,
+        clock: int,
+        look: Look,
+        depth: int = 1,
+        only_text: bool = False,
+    ) -> None:
+        """Build a block from ``inner`` to ``outer`` channels, then ``depth`` layers of what ``look`` says."""
         super().__init__()
         self.block = ResBlock(
             inner,
@@ -157,7 +175,13 @@ class Stage(nn.Module):
             self.look = SpatialAttention(outer, heads, groups=config.groups, eps=config.eps)
         elif look == "text":
             self.look = SpatialTransformer(
-                outer, heads, context=config.tokens, groups=config.groups, mlp=config.mlp
+                outer,
+                heads,
+                context=config.tokens,
+                depth=depth,
+                groups=config.groups,
+                mlp=config.mlp,
+                only_text=only_text,
             )
 
     def forward(self, x: Tensor, steer: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
