@@ -1,21 +1,18 @@
 """Schedules: from a time to a noise level, and from a log signal-to-noise ratio back to a level.
 
-``Table`` holds the levels of a discrete process (DDPM, Stable Diffusion) and interpolates between them;
-``Cosine``, ``Flow`` and ``Exploding`` are closed forms.
+``Cosine``, ``VP``, ``Laplace``, ``Flow`` and ``Exploding`` are closed forms of a continuous time; ``Table``, for
+discrete processes, is sfumato.process.table's. All by name: sfumato.process.schedules.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import Protocol
 
 from sfumato.errors import InvalidRequest
 from sfumato.process.level import Level
+from sfumato.process.table import Table, from_betas, linear, preserving, scaled_linear
 
 
 class Schedule(Protocol):
@@ -38,64 +35,6 @@ class Schedule(Protocol):
     def at(self, lam: float) -> Level:
         """The level with ``log(alpha / sigma) = lam``, limited to the levels from t_min to t_max."""
         ...
-
-
-@dataclass(frozen=True)
-class Table:
-    """A discrete process: ``signal[i]`` is alpha_i^2, the running product of 1 - beta (Ho et al. 2020, eq. 4).
-
-    Between two indices log(alpha / sigma) is interpolated linearly, as k-diffusion and diffusers do; towards a
-    last index of pure noise (signal 0; Lin et al. 2024) alpha^2 is. ``Level.t`` is the index.
-    """
-
-    signal: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Check that the signal falls, from below 1 to 0 at the least."""
-        ends_fit = len(self.signal) >= 2 and self.signal[0] < 1 and self.signal[-1] >= 0
-        if not (ends_fit and all(a > b for a, b in pairwise(self.signal))):
-            raise InvalidRequest(
-                "a table of signals must be at least two numbers below 1 that fall, to 0 at the least"
-            )
-
-    @property
-    def t_min(self) -> float:
-        """Index 0."""
-        return 0.0
-
-    @property
-    def t_max(self) -> float:
-        """The last index."""
-        return float(len(self.signal) - 1)
-
-    @cached_property
-    def _noise(self) -> list[float]:
-        """-lam at each index, rising; the last may be infinite."""
-        return [-0.5 * math.log(s / (1 - s)) if s > 0 else math.inf for s in self.signal]
-
-    def level(self, t: float) -> Level:
-        """The level at index ``t``, which need not be whole."""
-        if not 0 <= t <= self.t_max:
-            raise InvalidRequest(f"t = {t:g} is outside the schedule; allowed: 0 to {self.t_max:g}")
-        low = int(t)
-        part = t - low
-        if part == 0 or self.signal[low + 1] == 0:
-            signal = self.signal[low] * (1 - part)
-            return Level(float(t), math.sqrt(signal), math.sqrt(1 - signal))
-        return _preserving(t, (part - 1) * self._noise[low] - part * self._noise[low + 1])
-
-    def at(self, lam: float) -> Level:
-        """The level with ``lam``; the index is found by bisection."""
-        noise = self._noise
-        if -lam <= noise[0]:
-            return self.level(0.0)
-        if -lam >= noise[-1]:
-            return self.level(self.t_max)
-        high = bisect.bisect_left(noise, -lam)
-        if noise[high] == math.inf:
-            here = _preserving(0.0, lam)
-            return here._replace(t=high - here.alpha * here.alpha / self.signal[high - 1])
-        return _preserving(high - 1 + (-lam - noise[high - 1]) / (noise[high] - noise[high - 1]), lam)
 
 
 @dataclass(frozen=True)
@@ -123,6 +62,80 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class VP:
+    """``alpha = e^(-B / 2)``, ``sigma^2 = 1 - e^-B``, B = beta_min t + (beta_max - beta_min) t^2 / 2, t in [0, 1].
+
+    (Song et al. 2021b, equation 33: the variance-preserving process with betas on a line.) ``t_min`` is where that
+    paper ends its samples, appendix C.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-3
+    t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the betas and the range of times."""
+        for name, beta in (("beta_min", self.beta_min), ("beta_max", self.beta_max)):
+            if not 0 < beta < math.inf:
+                raise InvalidRequest(f"{name} = {beta:g} is outside what is allowed: above 0")
+        _check_range(self.t_min, self.t_max, 1.0)
+
+    def level(self, t: float) -> Level:
+        """The level at ``t``."""
+        _check_time(t)
+        grown = t * (self.beta_min + (self.beta_max - self.beta_min) * t / 2)
+        return Level(t, math.exp(-grown / 2), math.sqrt(-math.expm1(-grown)))
+
+    def at(self, lam: float) -> Level:
+        """The level with ``lam``: B = log(1 + e^(-2 lam)), and t solves the quadratic."""
+        if not -1e8 < lam < math.inf:
+            return self.level(self.t_max if lam < 0 else self.t_min)
+        grown = math.log1p(math.exp(-2 * lam)) if lam > 0 else math.log1p(math.exp(2 * lam)) - 2 * lam
+        room = self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * grown
+        # A falling beta never reaches some levels; room is then below 0.
+        t = 2 * grown / (self.beta_min + math.sqrt(room)) if room >= 0 else self.t_max
+        return self.level(min(max(t, self.t_min), self.t_max))
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """``log(alpha^2 / sigma^2) = mu - b sgn(1/2 - t) log(1 - 2 |1/2 - t|)``, alpha^2 + sigma^2 = 1, t in [0, 1].
+
+    (Hang et al. 2024, table 1.) At even times the log signal-to-noise ratio has a Laplace distribution of middle
+    ``mu`` and width ``b``: it is made for drawing training levels, and dwells where both ends are mixed. t = 1 is
+    pure noise.
+    """
+
+    mu: float = 0.0
+    b: float = 0.5
+    t_min: float = 1e-3
+    t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the distribution and the range of times."""
+        if not math.isfinite(self.mu):
+            raise InvalidRequest(f"mu = {self.mu:g} is outside what is allowed: any finite number")
+        if not 0 < self.b < math.inf:
+            raise InvalidRequest(f"b = {self.b:g} is outside what is allowed: above 0 (0.5 is usual)")
+        _check_range(self.t_min, self.t_max, 1.0)
+
+    def level(self, t: float) -> Level:
+        """The level at ``t``; t = 0 is no noise and t = 1 pure noise, exactly."""
+        _check_time(t)
+        if t in (0, 1):
+            return Level(t, 1.0 - t, t * 1.0)
+        snr = self.mu - self.b * math.log(2 * t) if t <= 0.5 else self.mu + self.b * math.log(2 * (1 - t))
+        return preserving(t, snr / 2)
+
+    def at(self, lam: float) -> Level:
+        """The level with ``lam``: t is the distribution's upper tail."""
+        off = (2 * lam - self.mu) / self.b
+        t = 0.5 * math.exp(-off) if off >= 0 else 1 - 0.5 * math.exp(off)
+        return self.level(min(max(t, self.t_min), self.t_max))
+
+
+@dataclass(frozen=True)
 class Flow:
     """Rectified flow, ``alpha = 1 - s``, ``sigma = s``, s = shift t / (1 + (shift - 1) t) for t in [0, 1].
 
@@ -142,6 +155,11 @@ class Flow:
             )
         _check_range(self.t_min, self.t_max, 1.0)
 
+    @classmethod
+    def for_tokens(cls, tokens: int) -> Flow:
+        """Flux's process for a picture of ``tokens`` patches: the shift is ``shift_for(tokens)``."""
+        return cls(shift_for(tokens))
+
     def level(self, t: float) -> Level:
         """The level at ``t``; ``Level.t`` is s."""
         _check_time(t)
@@ -152,8 +170,13 @@ class Flow:
     def at(self, lam: float) -> Level:
         """The level with ``lam``: s = 1 / (1 + e^lam)."""
         low, high = self.level(self.t_min), self.level(self.t_max)
-        s = 1 / (1 + _exp(lam))
-        return low if s <= low.sigma else high if s >= high.sigma else Level(s, 1 - s, s)
+        if lam >= low.lam or lam <= high.lam:
+            return low if lam >= low.lam else high
+        small = math.exp(-abs(lam))
+        s, alpha = (
+            (small / (1 + small), 1 / (1 + small)) if lam > 0 else (1 / (1 + small), small / (1 + small))
+        )
+        return Level(s, alpha, s)
 
 
 @dataclass(frozen=True)
@@ -178,26 +201,31 @@ class Exploding:
         return self.level(min(max(_exp(-lam), self.t_min), self.t_max))
 
 
-def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Table:
-    """Betas on a line (Ho et al. 2020, section 4)."""
-    return from_betas([first + (last - first) * i / (steps - 1) for i in range(steps)])
+def shift_for(
+    tokens: int, low: int = 256, low_mu: float = 0.5, high: int = 4096, high_mu: float = 1.15
+) -> float:
+    """The shift ``e^mu`` for a picture of ``tokens`` patches, mu on a line through (low, low_mu), (high, high_mu).
+
+    (Flux, released code; a patch is 16 x 16 pixels there, so 1024 x 1024 pixels are 4096 tokens.) LTX-Video has
+    (1024, 0.95) and (4096, 2.05). diffusers calls the numbers base_image_seq_len, base_shift, max_image_seq_len
+    and max_shift. InvalidRequest for less than one token.
+    """
+    if tokens < 1:
+        raise InvalidRequest(f"tokens = {tokens} is outside what is allowed: 1 and above")
+    if low == high:
+        raise InvalidRequest(f"low = high = {low}: a line needs two different counts of tokens")
+    return math.exp(low_mu + (high_mu - low_mu) * (tokens - low) / (high - low))
 
 
-def scaled_linear(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Table:
-    """Betas whose roots lie on a line: Stable Diffusion's schedule (Rombach et al. 2022, released code)."""
-    a, b = math.sqrt(first), math.sqrt(last)
-    return from_betas([(a + (b - a) * i / (steps - 1)) ** 2 for i in range(steps)])
+def shift_between(tokens: int, known: int, shift: float = 1.0) -> float:
+    """The shift for ``tokens`` where ``shift`` is right for ``known``: times sqrt(tokens / known).
 
-
-def from_betas(betas: Sequence[float]) -> Table:
-    """The table of a list of betas in (0, 1); the last may be 1, which makes its level pure noise."""
-    signal, table = 1.0, []
-    for beta in betas:
-        if not 0 < beta <= 1:
-            raise InvalidRequest(f"beta = {beta:g} is outside what is allowed: above 0 and at most 1")
-        signal *= 1 - beta
-        table.append(signal)
-    return Table(tuple(table))
+    (Esser et al. 2024, equation 23.) It keeps the uncertainty of a picture's mean. InvalidRequest for less than
+    one token.
+    """
+    if tokens < 1 or known < 1:
+        raise InvalidRequest(f"tokens = {min(tokens, known)} is outside what is allowed: 1 and above")
+    return shift * math.sqrt(tokens / known)
 
 
 def _check_time(t: float) -> None:
@@ -218,8 +246,17 @@ def _exp(x: float) -> float:
     return math.exp(x) if x < 709 else math.inf
 
 
-def _preserving(t: float, lam: float) -> Level:
-    """The level of a variance-preserving process with ``lam``: alpha = e^lam sigma, alpha^2 + sigma^2 = 1."""
-    small = math.exp(-abs(lam))
-    long = math.hypot(1, small)
-    return Level(t, 1 / long, small / long) if lam > 0 else Level(t, small / long, 1 / long)
+__all__ = [
+    "VP",
+    "Cosine",
+    "Exploding",
+    "Flow",
+    "Laplace",
+    "Schedule",
+    "Table",
+    "from_betas",
+    "linear",
+    "scaled_linear",
+    "shift_between",
+    "shift_for",
+]

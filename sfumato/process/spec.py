@@ -48,9 +48,9 @@ def write(name: str, options: Mapping[str, Value]) -> str:
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The options that ``function`` takes: its keyword-only parameters and their defaults."""
+    """The options that ``function`` takes, and their defaults: what has a default or goes by keyword only."""
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
 
 
 def check_options(name: str, function: Callable[..., Any], options: Mapping[str, Value]) -> None:
