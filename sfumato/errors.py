@@ -8,6 +8,7 @@
     ├── DataError                a file of pictures or records is damaged or not what it says
     ├── WeightsError             a weights file is truncated, altered, or of another model
     ├── OutputError              a result cannot be written: unwritable folder, full disk
+    ├── OutOfMemory              a single row of what was asked does not fit in memory (exit code 6)
     ├── MissingExtra             an optional package is needed; names the extra that brings it
     └── Cancelled                a request was stopped before its end
 
@@ -60,6 +61,12 @@ class OutputError(SfumatoError):
     """A result could not be written; nothing half-written was left behind."""
 
     exit_code = 7
+
+
+class OutOfMemory(SfumatoError, MemoryError):
+    """What was asked does not fit in memory, even by itself; the text names its size and what would do."""
+
+    exit_code = 6
 
 
 class MissingExtra(SfumatoError, ImportError):
