@@ -35,7 +35,7 @@ def clock(at: Level) -> float:
     16) reads ``sqrt(c_to) n_to = sqrt(c_at) n_at + sqrt(c_to - c_at) fresh``. InvalidRequest for a level that
     has no clock.
     """
-    ratio = at.alpha / at.sigma if at.sigma else math.inf
+    ratio = float(at.alpha) / float(at.sigma) if at.sigma else math.inf
     time = ratio * ratio
     if not time >= 0:
         raise InvalidRequest(
@@ -67,8 +67,8 @@ class Brownian:
         self.seeds = checked_seeds(seeds)
         self.shape, self.dtype = tuple(shape), dtype
         self._generator = torch.Generator("cpu")
-        size = 8 * len(self.seeds) * math.prod(self.shape)
-        room = MEMORY // max(size, 1)
+        self._work = torch.empty((len(self.seeds), *self.shape), dtype=torch.float64, device="cpu")
+        room = MEMORY // max(self._work.nbytes, 1)
         self._values, self._edges = _Recent(4), _Recent(min(max(room, 1), CELLS))
         self._normals = _Recent(min(2 * room, 4 * DEPTH))
 
@@ -93,7 +93,7 @@ class Brownian:
         """W at the clock ``time``, from 0 to below END, float64, (rows, *shape)."""
         if not 0 <= time < END:
             raise InvalidRequest(f"time = {time} is outside what is allowed: 0 to below {END:g}")
-        return self._value(time, visit).clone()
+        return self._value(float(time), visit).clone()
 
     def _value(self, time: float, visit: int) -> Tensor:
         return self._values.get((visit, time), lambda: self._climb(time, visit))
@@ -132,7 +132,7 @@ class Brownian:
     def _add(self, value: Tensor, factor: float, visit: int, node: int) -> None:
         # Product and sum apart: fused, they would be rounded otherwise at the end of a row than inside it.
         normal = self._normals.get((visit, node), lambda: self._draw(visit, node))
-        value.add_(normal.double().mul_(factor))
+        value.add_(self._work.copy_(normal).mul_(factor))
 
     def _draw(self, visit: int, node: int, salt: int = 0) -> Tensor:
         """The normals of a node, float32."""

@@ -1,0 +1,1 @@
+"""Tests of noise, and a script that compares with a CUDA device."""
