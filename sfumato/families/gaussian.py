@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.codec import Identity
 from sfumato.condition import Cond
-from sfumato.denoiser import Denoiser
+from sfumato.denoiser import Denoiser, row_levels
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.noise import Stream
@@ -100,9 +100,80 @@ class Mixture(nn.Module):
         turned = (self.axes[which] * (variance.sqrt() * unit)[:, None]).sum(-1)
         return (at.alpha * self.means[which] + turned).view(count, *self.shape)
 
+    def flow_map(self, x: Tensor, at: Level, to: Level, label: int | None = None) -> Tensor:
+        """Where the probability-flow ODE carries rows ``x`` (B, *shape) from ``at`` to ``to``, float64, exactly.
+
+        Along each axis of a Gaussian the flow keeps the quantile: the distance from the mean grows as the
+        deviation ``sqrt(alpha^2 spread + sigma^2)`` does (Song et al. 2021b, appendix D.1, solved). InvalidRequest
+        for a mixture of several, whose flow has no closed form, without the ``label`` of a component; and where
+        ``at`` has no spread at all.
+        """
+        if label is None and len(self.means) > 1:
+            raise InvalidRequest(
+                "the flow has a closed form for one Gaussian alone: give the label of a component"
+            )
+        k = self._component(label)
+        before, after = (level.alpha**2 * self.spread[k] + level.sigma**2 for level in (at, to))
+        if not bool((before > 0).all()):
+            raise InvalidRequest(f"at t = {at.t:g} the Gaussian has no spread along some axis, and no flow")
+        off = (self._rows(x) - at.alpha * self.means[k]) @ self.axes[k]
+        carried = to.alpha * self.means[k] + (off * (after / before).sqrt()) @ self.axes[k].mT
+        return carried.view(x.shape)
+
+    def conditioned(self, operator: Tensor, y: Tensor, noise_std: float) -> Mixture:
+        """The law of x0 given ``y = operator x0 + noise_std n``: a mixture again, of as many components.
+
+        ``operator`` (M, D) acts on the D values of a row, ``y`` (M,) is one observation. Each component becomes
+        its Gaussian posterior, and its weight grows with the likelihood of y under it. Its own ``posterior`` is
+        then E[x0 | x, y] at any level, since x adds nothing to y once x0 is known. InvalidRequest for shapes that
+        do not fit, and where y leaves no noise: ``noise_std`` 0 and an operator that sees a value without spread.
+        """
+        size = self.means.shape[1]
+        operator, y = operator.to(torch.float64), y.to(torch.float64)
+        if operator.ndim != 2 or operator.shape[1] != size or y.shape != operator.shape[:1]:
+            raise InvalidRequest(
+                f"an operator (M, {size}) and y (M,) are needed; these are {tuple(operator.shape)} and {tuple(y.shape)}"
+            )
+        if not 0 <= noise_std < math.inf:
+            raise InvalidRequest(f"noise_std = {noise_std:g} is outside what is allowed: 0 and above, finite")
+        covs = (self.axes * self.spread[:, None]) @ self.axes.mT
+        across = covs @ operator.mT
+        seen = operator @ across + noise_std**2 * torch.eye(len(y), dtype=torch.float64)
+        factor, failed = torch.linalg.cholesky_ex(seen)
+        if bool((failed != 0).any()):
+            raise InvalidRequest("y has no density under the mixture: give a noise_std above 0")
+        away = y - self.means @ operator.mT
+        gain = torch.cholesky_solve(across.mT, factor).mT
+        means = self.means + (gain @ away[..., None])[..., 0]
+        left = covs - gain @ across.mT
+        unit = torch.linalg.solve_triangular(factor, away[..., None], upper=False)[..., 0]
+        logits = (
+            self.logits[-1] - 0.5 * unit.square().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        )
+        # A weight of 0 is none; the least positive float keeps the component, and its label, in place.
+        weights = (logits - logits.max()).exp().clamp_min(torch.finfo(torch.float64).tiny)
+        return Mixture(means.view(-1, *self.shape), (left + left.mT) / 2, weights, self.kind)
+
+    def _component(self, label: int | None) -> int:
+        """The index of the component ``label``; None is the only one."""
+        k = 0 if label is None else label
+        if not 0 <= k < len(self.means):
+            raise InvalidRequest(
+                f"label = {k} is outside what is allowed: 0 to {len(self.means) - 1}, a component"
+            )
+        return k
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """``x`` flat, (B, D) float64, if it is rows of the mixture's shape; InvalidRequest otherwise."""
+        if tuple(x.shape[1:]) != self.shape or x.ndim < 2:
+            raise InvalidRequest(
+                f"x must be rows (B, {', '.join(map(str, self.shape))}), not {tuple(x.shape)}"
+            )
+        return x.to(torch.float64).flatten(1)
+
     def _components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each component: x - alpha mean along its axes, variances there (B, K, D), log density (B, K)."""
-        off = x.to(torch.float64).flatten(1)[:, None] - alpha * self.means
+        off = self._rows(x)[:, None] - alpha * self.means
         across = (off[..., None] * self.axes).sum(-2)
         variance = alpha * alpha * self.spread + sigma * sigma
         log_normal = -0.5 * (across * across / variance + (2 * math.pi * variance).log()).sum(-1)
@@ -171,6 +242,29 @@ async def sample(
 
     x: Tensor = await walk(grid[0].sigma * noise.start(), grid, denoise, noise)
     return await model.decode(x)
+
+
+def denoise_of(model: Model, cond: Cond | None = None) -> Callable[[Tensor, Level], Estimate]:
+    """The denoiser of ``model`` as a plain function ``(x, level) -> Estimate`` in float64, without engine or task.
+
+    For notebooks, tests and ``sfumato.sample``: x is rows (B, *shape), the level is of floats, all rows go through
+    the network in one call, and the answer can be differentiated. ``cond`` is the condition for all rows or for
+    each (``model.conditioner(["left"])``), the empty prompt by default. InvalidRequest for x that is no floating
+    tensor, and for a level of rows.
+    """
+    wanted = model.conditioner([""]) if cond is None else cond
+
+    def denoise(x: Tensor, at: Level) -> Estimate:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+            raise InvalidRequest("x must be a tensor of rows of floats, (B, ...)")
+        if not all(isinstance(part, (int, float)) for part in at):
+            raise InvalidRequest("the level must be of floats, one level for all rows")
+        if wanted.rows not in (None, 1, len(x)):
+            raise InvalidRequest(f"x has {len(x)} rows, and its condition has {wanted.rows}")
+        found = model.denoiser(x.to(torch.float64), row_levels([at] * len(x)), wanted.expand(len(x)))
+        return Estimate(at, found.x0, found.eps)
+
+    return denoise
 
 
 def _conditioner(names: Sequence[str], count: int) -> Conditioner:
