@@ -33,6 +33,16 @@ class NoiseKind:
     cite: tuple[str, ...] = ()
 
 
+def stream(seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype) -> Stream:
+    """One CPU generator for each of ``seeds``."""
+    return Stream(seeds, shape, dtype)
+
+
+def brownian(seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype) -> Brownian:
+    """One Brownian path for each of ``seeds``."""
+    return Brownian(seeds, shape, dtype)
+
+
 def torch_batch(seeds: Sequence[int], shape: Sequence[int], dtype: torch.dtype) -> TorchBatch:
     """One CPU generator, seeded by the first of ``seeds``; InvalidRequest where they do not count on by one."""
     return TorchBatch(_first(seeds, "torch"), len(seeds), shape, dtype)
@@ -71,13 +81,13 @@ NOISES: dict[str, NoiseKind] = {
     for entry in (
         NoiseKind(
             name="stream",
-            make=Stream,
+            make=stream,
             equals="a list of torch CPU generators, one a picture",
             by_row=True,
         ),
         NoiseKind(
             name="brownian",
-            make=Brownian,
+            make=brownian,
             equals="no other program; it begins as stream does",
             by_row=True,
             cite=("li2020scalable",),
