@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": {"errors", "process", "samplers", "guidance", *VALUES},
     "engine": {"errors", "ask", "process", "condition", "denoiser", "model"},
     "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
-    "evaluate": {"errors", "files", "nn", "weights", "data", "engine"},
+    "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},
 }
 MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
@@ -95,7 +95,8 @@ def imports(path: Path) -> Iterator[str]:
 def declared() -> set[str]:
     """Import names of all distributions that pyproject.toml names, at run time or for an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
+    wanted = [*project["dependencies"], *(line for lines in extras for line in lines)]
     names = {re.split(r"[^\w.-]", line)[0].lower() for line in wanted}
     return {found for name in names for found in IMPORT_NAMES.get(name, {name.replace("-", "_")})}
 

@@ -67,9 +67,8 @@ class Stream(nn.Module):
 
     def parts(self, steer: Tensor) -> tuple[Tensor, ...]:
         """The modulation's parts (B, D): shift, scale, and if it is not the last gate, shift, scale, gate, ..."""
-        return self.modulation(steer).chunk(
-            self.modulation.out_features // self.modulation.in_features, dim=-1
-        )
+        told: Tensor = self.modulation(steer)
+        return tuple(told.unflatten(-1, (-1, self.modulation.in_features)).unbind(-2))  # type: ignore[no-untyped-call]
 
     def finish(self, x: Tensor, seen: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
         """``x`` (B, L, D) with what was ``seen`` (B, L, D), the second attention and the perceptron added."""

@@ -1,0 +1,90 @@
+"""Prompts to the token ids of T5 and UMT5, by the vocabulary that a checkpoint brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
+
+PAD, END = 0, 1
+NAMES = ("tokenizer.json", "spiece.model")
+
+
+class T5Tokens:
+    """SentencePiece over a checkpoint's own vocabulary (Kudo & Richardson 2018); every row ends in the end token."""
+
+    def __init__(self, split: Callable[[str], list[int]]) -> None:
+        """``split`` gives the ids of a prompt without the end token."""
+        self.split = split
+
+    @classmethod
+    def load(cls, path: str | Path) -> T5Tokens:
+        """Read ``tokenizer.json`` or ``spiece.model``, or a folder with one of them.
+
+        Raises WeightsError if there is none or it is damaged, MissingExtra if ``spiece.model`` is all there is and
+        the package sentencepiece is not installed.
+        """
+        place = Path(path)
+        found = (
+            next((place / name for name in NAMES if (place / name).is_file()), None)
+            if place.is_dir()
+            else place
+        )
+        if found is None or not found.is_file():
+            raise WeightsError(
+                f"T5's vocabulary is not in {place}: it comes with the checkpoint, as {' or '.join(NAMES)} "
+                f"(in a diffusers folder under tokenizer_2 or tokenizer_3); give its place"
+            )
+        return cls(_from_json(found) if found.suffix == ".json" else _from_model(found))
+
+    def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Ids (B, length) int64, mask (B, length) bool that is True at tokens, and how many tokens did not fit."""
+        if isinstance(prompts, str):
+            raise InvalidRequest("prompts must be a list of strings, not one string")
+        ids = torch.full((len(prompts), length), PAD, dtype=torch.int64)
+        mask = torch.zeros((len(prompts), length), dtype=torch.bool)
+        dropped = []
+        for row, prompt in enumerate(prompts):
+            found = self.split(prompt)
+            kept = [*found[: length - 1], END]
+            ids[row, : len(kept)] = torch.tensor(kept)
+            mask[row, : len(kept)] = True
+            dropped.append(len(found) + 1 - len(kept))
+        return ids, mask, tuple(dropped)
+
+
+def _from_json(path: Path) -> Callable[[str], list[int]]:
+    from tokenizers import Tokenizer
+
+    try:
+        made = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises bare Exception for everything
+        raise WeightsError(f"T5's vocabulary {path} cannot be read: {error}") from error
+
+    def split(prompt: str) -> list[int]:
+        ids: list[int] = made.encode(prompt, add_special_tokens=False).ids
+        return ids
+
+    return split
+
+
+def _from_model(path: Path) -> Callable[[str], list[int]]:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise MissingExtra("sentencepiece", "t5", f"reading {path.name}") from error
+    made = sentencepiece.SentencePieceProcessor()
+    try:
+        made.LoadFromSerializedProto(path.read_bytes())
+    except (RuntimeError, OSError) as error:
+        raise WeightsError(f"T5's vocabulary {path} cannot be read: {error}") from error
+
+    def split(prompt: str) -> list[int]:
+        ids: list[int] = made.EncodeAsIds(prompt)
+        return ids
+
+    return split

@@ -1,0 +1,74 @@
+"""T5's tokens: both forms of a vocabulary agree with the packages that made them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import sentencepiece
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+
+from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.text.t5 import END, PAD, T5Tokens
+
+TEXTS = [
+    f"{a} {b} {c}"
+    for a in ("red", "green", "blue")
+    for b in ("cat", "dog", "rocket")
+    for c in ("runs", "flies")
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(TEXTS * 20),
+        model_writer=out,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return out.getvalue()
+
+
+def test_a_spiece_model(model: bytes, tmp_path) -> None:
+    (tmp_path / "spiece.model").write_bytes(model)
+    tokens = T5Tokens.load(tmp_path)
+    own = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids, mask, dropped = tokens(["red cat", "blue rocket flies"], 8)
+    for row, text in enumerate(("red cat", "blue rocket flies")):
+        wanted = [*own.EncodeAsIds(text), END]
+        kept = [*wanted[:7], END] if len(wanted) > 8 else wanted
+        assert ids[row].tolist() == kept + [PAD] * (8 - len(kept))
+        assert int(mask[row].sum()) == len(kept)
+        assert dropped[row] == len(wanted) - len(kept)
+    assert own.DecodeIds(tokens.split("green dog")) == "green dog"
+
+
+def test_a_tokenizer_json(tmp_path) -> None:
+    made = Tokenizer(
+        Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁red", -1.0), ("▁cat", -1.5)], unk_id=2)
+    )
+    made.pre_tokenizer = Metaspace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    ids, mask, _ = T5Tokens.load(tmp_path)(["red cat", ""], 5)
+    assert ids.tolist() == [[3, 4, END, PAD, PAD], [END, PAD, PAD, PAD, PAD]]
+    assert mask.sum(1).tolist() == [3, 1]
+
+
+def test_a_missing_or_damaged_vocabulary_is_told(tmp_path) -> None:
+    with pytest.raises(WeightsError, match="comes with the checkpoint"):
+        T5Tokens.load(tmp_path)
+    for name in ("tokenizer.json", "spiece.model"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(WeightsError, match="cannot be read"):
+            T5Tokens.load(tmp_path / name)
+    with pytest.raises(InvalidRequest):
+        T5Tokens(lambda text: [3])("one string", 4)
