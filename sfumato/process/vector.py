@@ -44,3 +44,11 @@ def rms(x: Vector) -> float:
     if hasattr(x, "square"):
         return math.sqrt(float(x.abs().square().mean()))
     return float(abs(x))
+
+
+def scaled_rms(error: Vector, x: Vector, y: Vector, atol: float, rtol: float) -> float:
+    """The root of the mean square of ``error / max(atol, rtol max(|x|, |y|))``, value by value; 1 is allowed."""
+    if hasattr(error, "square"):
+        return rms(error / (rtol * x.abs().maximum(y.abs())).clamp_min(atol))
+    allowed: float = max(atol, rtol * max(abs(x), abs(y)))
+    return float(abs(error)) / allowed

@@ -32,13 +32,14 @@ async def multistep(
     *,
     rules: Sequence[Rule],
     churn: Churn = still,
+    past: Sequence[Estimate] = (),
 ) -> Vector:
     """Walk ``grid`` from ``x`` at its first level to its last and return x there.
 
     ``rules[k - 1]`` turns the newest k estimates into the line to move on; the last rule is used as soon as
-    there are estimates enough for it. ``fresh`` is asked only where ``churn`` gives more than 0.
+    there are estimates enough for it. ``fresh`` is asked only where ``churn`` gives more than 0. ``past`` are
+    estimates from before the grid, newest last, where a walk goes on from another.
     """
-    past: list[Estimate] = []
     for at, to in pairwise(grid):
         past = [*past, await denoise(x, at)][-len(rules) :]
         line = rules[len(past) - 1](past, to)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from sfumato.samplers.adams import (
+    exponential_x0,
+    walk_deis,
+    walk_dpmpp_3m,
+    walk_gradient,
+    walk_ipndm,
+    walk_lms,
+)
+from sfumato.samplers.adaptive import dpm_adaptive
 from sfumato.samplers.multistep import walk_by
+from sfumato.samplers.pndm import pndm
 from sfumato.samplers.rules import ddim, dpmpp_2m
 from sfumato.samplers.sampler import Sampler
-from sfumato.samplers.singlestep import heun
+from sfumato.samplers.singlestep import dpm2, heun
+from sfumato.samplers.unipc import unipc, unipc_bh1
 
 ODE: tuple[Sampler, ...] = (
     Sampler(
@@ -16,7 +27,42 @@ ODE: tuple[Sampler, ...] = (
         stochastic=False,
         reference="Song et al. 2021a, Denoising Diffusion Implicit Models, eq. 12",
         cite=("song2021ddim",),
+        aliases=("DDIMScheduler",),
         off_line=True,
+    ),
+    Sampler(
+        name="deis",
+        walk=walk_deis,
+        order=3,
+        evaluations=1,
+        stochastic=False,
+        reference="Zhang & Chen 2023, DEIS, the multistep method with a polynomial in log(sigma / alpha)",
+        cite=("zhang2023deis",),
+        aliases=("deis_3m", "deis_multistep", "DEISMultistepScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="dpm2",
+        walk=dpm2,
+        order=2,
+        evaluations=2,
+        stochastic=False,
+        reference="Lu et al. 2022a, DPM-Solver, alg. 1 (DPM-Solver-2)",
+        cite=("lu2022dpm",),
+        aliases=("dpm_2", "k_dpm_2", "dpm_solver_2", "KDPM2DiscreteScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="dpm_adaptive",
+        walk=dpm_adaptive,
+        order=3,
+        evaluations=None,
+        stochastic=False,
+        reference="Lu et al. 2022a, DPM-Solver, alg. 1 and 2 with adaptive steps (DPM-Solver-12 and -23)",
+        cite=("lu2022dpm",),
+        aliases=("dpm_ad", "k_dpm_ad"),
+        off_line=True,
+        by_row=True,
     ),
     Sampler(
         name="dpmpp_2m",
@@ -26,7 +72,18 @@ ODE: tuple[Sampler, ...] = (
         stochastic=False,
         reference="Lu et al. 2022b, DPM-Solver++, alg. 2",
         cite=("lu2022dpmpp",),
-        aliases=("dpm++2m", "dpmpp"),
+        aliases=("dpm++2m", "dpmpp", "dpm++_2m", "k_dpmpp_2m", "DPMSolverMultistepScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="dpmpp_3m",
+        walk=walk_dpmpp_3m,
+        order=3,
+        evaluations=1,
+        stochastic=False,
+        reference="Lu et al. 2022b, DPM-Solver++(3M), with the second derivative at its full weight",
+        cite=("lu2022dpmpp",),
+        aliases=("dpm++3m", "dpm++_3m"),
         off_line=True,
     ),
     Sampler(
@@ -37,6 +94,17 @@ ODE: tuple[Sampler, ...] = (
         stochastic=False,
         reference="Karras et al. 2022, Elucidating the Design Space, alg. 1 without the correction",
         cite=("karras2022edm",),
+        aliases=("k_euler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="gradient_estimation",
+        walk=walk_gradient,
+        order=1,
+        evaluations=1,
+        stochastic=False,
+        reference="Permenter & Yuan 2024, Interpreting and Improving Diffusion Models",
+        cite=("permenter2024interpreting",),
         off_line=True,
     ),
     Sampler(
@@ -47,6 +115,73 @@ ODE: tuple[Sampler, ...] = (
         stochastic=False,
         reference="Karras et al. 2022, Elucidating the Design Space, alg. 1",
         cite=("karras2022edm",),
+        aliases=("k_heun", "HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
+    ),
+    Sampler(
+        name="ipndm",
+        walk=walk_ipndm,
+        order=2,
+        evaluations=1,
+        stochastic=False,
+        reference="Zhang & Chen 2023, DEIS, iPNDM",
+        cite=("zhang2023deis", "liu2022pndm"),
+        aliases=("IPNDMScheduler",),
+        off_line=True,
+    ),
+    Sampler(
+        name="lms",
+        walk=walk_lms,
+        order=4,
+        evaluations=1,
+        stochastic=False,
+        reference="Hairer, Norsett & Wanner 1993, sec. III.5 (Adams and Bashforth), as k-diffusion has it",
+        cite=("hairer1993ode",),
+        aliases=("k_lms", "LMSDiscreteScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="pndm",
+        walk=pndm,
+        order=2,
+        evaluations=1,
+        stochastic=False,
+        reference="Liu et al. 2022b, PNDM, the pseudo linear multi-step method",
+        cite=("liu2022pndm",),
+        aliases=("plms", "PNDMScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="res_multistep",
+        walk=walk_by(ddim, exponential_x0),
+        order=2,
+        evaluations=1,
+        stochastic=False,
+        reference="Zhang et al. 2023, Refined Exponential Solver, the multistep method",
+        cite=("zhang2023res",),
+        aliases=("res", "res_2m"),
+        off_line=True,
+    ),
+    Sampler(
+        name="unipc",
+        walk=unipc,
+        order=3,
+        evaluations=1,
+        stochastic=False,
+        reference="Zhao et al. 2023, UniPC-2 with B_2(h)",
+        cite=("zhao2023unipc",),
+        aliases=("uni_pc_bh2", "unipc_bh2", "UniPCMultistepScheduler"),
+        off_line=True,
+    ),
+    Sampler(
+        name="unipc_bh1",
+        walk=unipc_bh1,
+        order=3,
+        evaluations=1,
+        stochastic=False,
+        reference="Zhao et al. 2023, UniPC-2 with B_1(h)",
+        cite=("zhao2023unipc",),
+        aliases=("uni_pc",),
+        off_line=True,
     ),
 )
 """Samplers that draw no noise after the first."""
