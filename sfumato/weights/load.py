@@ -1,0 +1,127 @@
+"""A module filled from a source: built without memory, checked by shapes, each value converted as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import WeightsError
+from sfumato.weights.keys import KeyTable
+from sfumato.weights.links import Link, Shape, links, pieces, prove
+from sfumato.weights.source import Source
+
+M = TypeVar("M", bound=nn.Module)
+Policy = torch.dtype | Callable[[str, torch.dtype], torch.dtype] | None
+
+
+def load_into(
+    make: Callable[[], M],
+    source: Source,
+    table: KeyTable,
+    layout: str,
+    *,
+    dtype: Policy = None,
+    keep_float32: Iterable[str] = (),
+    device: str | torch.device = "cpu",
+    finite: bool = False,
+) -> M:
+    """The module that ``make`` builds, with the weights of ``source`` in ``layout``, ready to compute.
+
+    ``make`` runs under torch's meta device, so that the module has no memory until it is filled; tables that are
+    no weights (buffers with ``persistent=False``) must be built with ``device="cpu"`` there. ``dtype`` is what
+    floating-point weights become: one for all, a function of (our name, dtype in the file), or None to keep the
+    file's; names that match a pattern of ``keep_float32`` become float32. Other tensors keep the module's dtype.
+    With ``finite``, NaN and infinity are refused. The result is in evaluation mode and takes no gradients.
+
+    Raises WeightsError unless every key of the file is used once, every parameter filled once, and every shape is
+    as expected. Besides the weights in their new dtype, a few megabytes are held.
+    """
+    with torch.device("meta"):
+        module = make()
+    owners = _owners(module)
+    targets = {names[0]: tensor for names, tensor in owners}
+    found = links(table, layout, targets)
+    prove(table, layout, found, source.entries.keys())
+    check_shapes(found, {name: tuple(tensor.shape) for name, tensor in targets.items()}, source)
+    patterns = tuple(keep_float32)
+    filled: dict[str, Tensor] = {}
+    for link in found:
+        tensors = []
+        for name in link.ours:
+            wanted = _dtype(name, targets[name], source[link.theirs[0]].torch_dtype, dtype, patterns)
+            tensors.append(torch.empty(targets[name].shape, dtype=wanted, device=device))
+        fill(link, tensors, source, finite=finite)
+        filled |= zip(link.ours, tensors, strict=True)
+    _assign(module, owners, filled)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise WeightsError(
+                f"{name} is in no file and was left without values: build it with device='cpu'"
+            )
+    return module.to(device=device).eval().requires_grad_(False)
+
+
+def check_shapes(found: Iterable[Link], shapes: dict[str, Shape], source: Source) -> None:
+    """Raise WeightsError, with the first ten, unless the tensors of ``source`` have the shapes that ours ask for."""
+    faults = []
+    for link in found:
+        wanted = link.their_shapes([shapes[name] for name in link.ours])
+        for name, shape in zip(link.theirs, wanted, strict=True):
+            if source[name].shape != shape:
+                faults.append(
+                    f"{name} has {list(source[name].shape)}, wanted {list(shape)} for {link.ours[0]}"
+                )
+    if faults:
+        more = f"; and {len(faults) - 10:,} more" if len(faults) > 10 else ""
+        raise WeightsError(f"the weights {source.path} have other shapes: {'; '.join(faults[:10])}{more}")
+
+
+def fill(link: Link, tensors: Sequence[Tensor], source: Source, *, finite: bool = False) -> None:
+    """Read the values of ``link`` into ``tensors``, our parameters in its order (contiguous, any dtype)."""
+    if link.transposed and tensors[0].ndim == 2:
+        name = link.theirs[0]
+        whole = torch.empty(source[name].shape, dtype=tensors[0].dtype, device=tensors[0].device)
+        source.read_into(name, whole, finite=finite)
+        tensors[0].copy_(whole.T)
+        return
+    flat = [tensor.view(-1) for tensor in tensors]
+    sizes = [source[name].bytes // source[name].torch_dtype.itemsize for name in link.theirs]
+    for which, first, mine, at, count in pieces(link, [len(each) for each in flat], sizes):
+        source.read_into(link.theirs[which], flat[mine][at : at + count], first=first, finite=finite)
+
+
+def _owners(module: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Every tensor of the module's state with its names; one that is shared has several."""
+    owners: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        owners.setdefault(id(tensor), ([], tensor))[0].append(name)
+    return list(owners.values())
+
+
+def _dtype(
+    name: str, target: Tensor, stored: torch.dtype, policy: Policy, keep: Sequence[str]
+) -> torch.dtype:
+    """The dtype that our tensor ``name`` gets."""
+    if not target.is_floating_point():
+        if stored.is_floating_point or stored.is_complex:
+            raise WeightsError(f"{name} is of whole numbers ({target.dtype}), the file has {stored}")
+        return target.dtype
+    if any(fnmatchcase(name, pattern) for pattern in keep):
+        return torch.float32
+    wanted = policy if isinstance(policy, torch.dtype) else policy(name, stored) if policy else stored
+    if not wanted.is_floating_point or not stored.is_floating_point:
+        raise WeightsError(f"{name} is of real numbers, the file has {stored}, and it should become {wanted}")
+    return wanted
+
+
+def _assign(module: nn.Module, owners: list[tuple[list[str], Tensor]], filled: dict[str, Tensor]) -> None:
+    """Put the filled tensors in the place of the empty ones; shared ones stay shared."""
+    state: dict[str, Tensor] = {}
+    for names, old in owners:
+        new = filled[names[0]]
+        state |= dict.fromkeys(names, nn.Parameter(new, False) if isinstance(old, nn.Parameter) else new)
+    module.load_state_dict(state, strict=True, assign=True)
