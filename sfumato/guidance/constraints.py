@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,7 +67,7 @@ def dynamic_threshold(
         raise InvalidRequest(f"bound = {bound:g} is outside what is allowed: above 0 (1 for pixels)")
 
     def pressed(x0: Tensor) -> Tensor:
-        s = each_row(lambda row: row.abs().quantile(quantile), x0).clamp(min=bound)
+        s = each_row(lambda row: _quantile(row.abs(), quantile), x0).clamp(min=bound)
         return torch.clamp(x0, -s, s) * (bound / s)
 
     return _bounded(denoise, pressed, keep_eps)
@@ -81,3 +82,11 @@ def _bounded(denoise: Denoise, press: Callable[[Tensor], Tensor], keep_eps: bool
         return Estimate(at, x0, eps, found.learned)
 
     return bounded
+
+
+def _quantile(values: Tensor, part: float) -> Tensor:
+    """The quantile ``part`` of a vector, on a line between its neighbours; only what lies above it is sorted."""
+    place = part * (len(values) - 1)
+    low = math.floor(place)
+    top = values.topk(len(values) - low).values
+    return torch.lerp(top[-1], top[-2], place - low) if place > low else top[-1]
