@@ -44,16 +44,15 @@ async def tcd(
     """Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024, algorithm 4).
 
     From x along the estimate down to the time ``(1 - gamma) t``, and from there by fresh noise up to the next level's
-    t. ``gamma`` 0 draws nothing and is ``ddim``, 1 is ``lcm``. Time is the schedule's; levels that know none have
-    it run evenly with the angle on the circle alpha^2 + sigma^2 = 1, with sigma elsewhere.
+    t. ``gamma`` 0 draws nothing and is ``ddim``; 1 is ``lcm`` where time 0 has no noise (of a discrete schedule, index
+    0 has a little). Time is the schedule's; levels that know none have it run evenly with the angle on the circle
+    alpha^2 + sigma^2 = 1, with sigma elsewhere.
     """
     within("gamma", gamma, 0.0, 1.0)
 
     def churn(at: Level, to: Level) -> float:
         if to.sigma == 0 or gamma == 0:
             return 0.0
-        if gamma == 1:
-            return to.sigma
         low = earlier(grid, to, 1 - gamma)
         kept = to.alpha / low.alpha * low.sigma
         return math.sqrt(max(0.0, (to.sigma - kept) * (to.sigma + kept)))
