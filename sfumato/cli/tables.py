@@ -75,3 +75,31 @@ def guides(as_json: bool) -> None:
         options = ", ".join(f"{name}={option['default']:g}" for name, option in row["options"].items())
         click.echo(f"{row['name']:10} {row['does']}; {row['reference']}")
         click.echo(f"{'':10} options: {options}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def grids(as_json: bool) -> None:
+    """List the grids: how each spaces the levels, its options with their defaults, source."""
+    from sfumato.process import about
+
+    _print(about.grids(), as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def schedules(as_json: bool) -> None:
+    """List the schedules: the levels of each, its options with their defaults, source."""
+    from sfumato.process import about
+
+    _print(about.schedules(), as_json)
+
+
+def _print(rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:16} {row['definition']}" + (f"; {row['source']}" if row["source"] else ""))
+        if row["options"]:
+            click.echo(f"{'':16} options: {row['options']}")

@@ -14,24 +14,34 @@ from sfumato.process.table import Table, from_betas, linear, scaled_linear, sigm
 
 
 def cosine(t_min: float = 1e-3, t_max: float = 1.0) -> Cosine:
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Salimans & Ho 2022, section 3)."""
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+
+    (Salimans & Ho 2022, section 3.)
+    """
     return Cosine(t_min, t_max)
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0) -> VP:
-    """alpha^2 = e^-B, sigma^2 = 1 - e^-B, B the integral of betas on a line (Song et al. 2021b, equation 33)."""
+    """alpha^2 = e^-B, sigma^2 = 1 - e^-B, B the integral of betas on a line.
+
+    (Song et al. 2021b, equation 33.)
+    """
     return VP(beta_min, beta_max, t_min, t_max)
 
 
 def laplace(mu: float = 0.0, b: float = 0.5, t_min: float = 1e-3, t_max: float = 1.0) -> Laplace:
-    """log(alpha^2 / sigma^2) with a Laplace distribution of middle mu and width b (Hang et al. 2024, table 1)."""
+    """log(alpha^2 / sigma^2) with a Laplace distribution of middle mu and width b.
+
+    (Hang et al. 2024, table 1.)
+    """
     return Laplace(mu, b, t_min, t_max)
 
 
 def flow(shift: float = 1.0, tokens: int = 0, t_min: float = 1e-3, t_max: float = 1.0) -> Flow:
-    """alpha = 1 - s, sigma = s, s = shift t / (1 + (shift - 1) t) (Liu et al. 2022; Esser et al. 2024, equation 23).
+    """alpha = 1 - s, sigma = s, s = shift t / (1 + (shift - 1) t).
 
-    ``tokens``, where it is not 0, chooses the shift as Flux does, by ``shift_for(tokens)``; give only one of both.
+    (Liu et al. 2022; the shift is Esser et al. 2024, equation 23.) ``tokens``, where it is not 0, chooses the shift
+    as Flux does, by ``shift_for(tokens)``; give only one of both.
     """
     if tokens and shift != 1:
         raise InvalidRequest(
@@ -41,16 +51,19 @@ def flow(shift: float = 1.0, tokens: int = 0, t_min: float = 1e-3, t_max: float 
 
 
 def exploding(t_min: float = 0.002, t_max: float = 80.0) -> Exploding:
-    """alpha = 1, sigma = t, from t_min to t_max: EDM's process (Karras et al. 2022, table 1).
+    """alpha = 1, sigma = t, from t_min to t_max: EDM's process.
 
-    Song et al. 2021b's variance-exploding process has the same levels; its even steps in time are the grid
-    ``exponential`` here.
+    (Karras et al. 2022, table 1.) Song et al. 2021b's variance-exploding process has the same levels; its even
+    steps in time are the grid ``exponential`` here.
     """
     return Exploding(t_min, t_max)
 
 
 def edm(t_min: float = 0.002, t_max: float = 80.0) -> Exploding:
-    """The schedule exploding by EDM's own name (Karras et al. 2022, table 1)."""
+    """alpha = 1, sigma = t: ``exploding`` by EDM's own name.
+
+    (Karras et al. 2022, table 1.)
+    """
     return Exploding(t_min, t_max)
 
 

@@ -63,7 +63,10 @@ def trailing(schedule: Schedule, steps: int) -> list[Level]:
 
 
 def normal(schedule: Schedule, steps: int) -> list[Level]:
-    """Times on a line from t_max to t_min, both included, and not rounded (ComfyUI: "normal")."""
+    """Times on a line from t_max to t_min, both included, and not rounded.
+
+    (ComfyUI: "normal".)
+    """
     if steps == 1:
         return [schedule.level(schedule.t_max)]
     stride = (schedule.t_max - schedule.t_min) / (steps - 1)
@@ -82,9 +85,9 @@ def sgm_uniform(schedule: Schedule, steps: int) -> list[Level]:
 
 
 def simple(schedule: Schedule, steps: int) -> list[Level]:
-    """Indices ``T - 1 - floor(i T / n)`` (ComfyUI: "simple").
+    """Indices ``T - 1 - floor(i T / n)``.
 
-    Of a continuous schedule, what that tends to with many levels: times ``t_max (1 - i / n)``.
+    (ComfyUI: "simple".) Of a continuous schedule, what that tends to with many levels: times ``t_max (1 - i / n)``.
     """
     if not isinstance(schedule, Table):
         return linspace(schedule, steps)
@@ -93,10 +96,10 @@ def simple(schedule: Schedule, steps: int) -> list[Level]:
 
 
 def ddim_uniform(schedule: Schedule, steps: int) -> list[Level]:
-    """Indices 1, 1 + r, 1 + 2 r ... below T, r = T // n, highest first (ComfyUI: "ddim_uniform").
+    """Indices 1, 1 + r, 1 + 2 r ... below T, r = T // n, highest first.
 
-    Where T - 1 levels do not hold n strides exactly, ComfyUI walks another number of steps than was asked for;
-    such numbers are refused here. Discrete schedules only.
+    (ComfyUI: "ddim_uniform".) Where these are not n levels, ComfyUI walks another number of steps than was
+    asked for; such numbers are refused here. Discrete schedules only.
     """
     table = _table(schedule, "ddim_uniform")
     total = len(table.signal)
@@ -105,8 +108,8 @@ def ddim_uniform(schedule: Schedule, steps: int) -> list[Level]:
         fits = [n for n in range(1, total) if len(range(1, total, total // n)) == n]
         near = sorted(fits, key=lambda n: abs(n - steps))[:2]
         raise InvalidRequest(
-            f"steps = {steps} does not suit the grid 'ddim_uniform': every {total // steps}th of {total} levels "
-            f"makes {len(indices)} steps; the nearest that fit are {' and '.join(map(str, sorted(near)))}, "
+            f"steps = {steps} does not suit the grid 'ddim_uniform': strides of {total // steps} in {total} levels "
+            f"make {len(indices)} steps; the nearest that fit are {' and '.join(map(str, sorted(near)))}, "
             f"or use 'leading'"
         )
     return [table.level(index) for index in reversed(indices)]

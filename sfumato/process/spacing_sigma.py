@@ -78,7 +78,10 @@ def exponential(schedule: Schedule, steps: int, *, over: str = "ratio") -> list[
 
 
 def polyexponential(schedule: Schedule, steps: int, *, rho: float = 1.0, over: str = "ratio") -> list[Level]:
-    """Steps in log(sigma / alpha) that go as ``(1 - i / (n - 1))^rho`` (k-diffusion's get_sigmas_polyexponential)."""
+    """Steps in log(sigma / alpha) that go as ``(1 - i / (n - 1))^rho``.
+
+    (k-diffusion's get_sigmas_polyexponential.)
+    """
     _positive("rho", rho, 1)
     return _powers(schedule, steps, "polyexponential", rho, over)
 

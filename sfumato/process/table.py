@@ -76,7 +76,10 @@ class Table:
 
 
 def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_snr: bool = False) -> Table:
-    """Betas on a line from ``first`` to ``last`` (Ho et al. 2020, section 4)."""
+    """Betas on a line from ``first`` to ``last``.
+
+    (Ho et al. 2020, section 4.)
+    """
     _check_betas(steps, first, last)
     return _table([first + (last - first) * i / (steps - 1) for i in range(steps)], zero_snr)
 
@@ -84,7 +87,10 @@ def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_snr:
 def scaled_linear(
     steps: int = 1000, first: float = 0.00085, last: float = 0.012, zero_snr: bool = False
 ) -> Table:
-    """Betas whose roots lie on a line: Stable Diffusion's schedule (Rombach et al. 2022, released code)."""
+    """Betas whose roots lie on a line: Stable Diffusion's schedule.
+
+    (Rombach et al. 2022, released code.)
+    """
     _check_betas(steps, first, last)
     a, b = math.sqrt(first), math.sqrt(last)
     return _table([(a + (b - a) * i / (steps - 1)) ** 2 for i in range(steps)], zero_snr)
@@ -106,10 +112,10 @@ def squared_cosine(
 
 
 def sigmoid(steps: int = 1000, first: float = 1e-4, last: float = 0.02, zero_snr: bool = False) -> Table:
-    """Betas ``first + (last - first) / (1 + e^-u)``, u on a line from -6 to 6 (GeoDiff: Xu et al. 2022, released code).
+    """Betas ``first + (last - first) / (1 + e^-u)``, u on a line from -6 to 6.
 
-    It is diffusers' ``sigmoid``. Jabri et al. 2022 have another schedule of this name: there alpha^2 itself, and
-    not beta, is a sigmoid of time.
+    (GeoDiff: Xu et al. 2022, released code.) It is diffusers' ``sigmoid``. Jabri et al. 2022 have another schedule
+    of this name: there alpha^2 itself, and not beta, is a sigmoid of time.
     """
     _check_betas(steps, first, last)
     return _table(
