@@ -30,6 +30,8 @@ def projected(scale: float, eta: float = 0.0, norm: float = 15.0, momentum: floa
 
     def combine(x: Tensor, wanted: Estimate, avoided: Estimate) -> Estimate:
         nonlocal last
+        if not wanted.at.sigma:
+            return wanted  # without noise both branches have x for their picture
         p, d = wanted.x0, wanted.x0 - avoided.x0
         if momentum:
             if before and share(wanted.at) <= last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sfumato.errors import InvalidRequest
@@ -21,8 +22,9 @@ def composed(denoise: Branches, wants: Weighted, avoids: Weighted, scale: float)
 
     u is the mean of the ``avoids`` by their weights, which must be positive: as a rule the empty prompt alone. A
     weight below 0 among the ``wants`` is the paper's negation. One of each with weight 1 is classifier-free
-    guidance. A condition whose part in the sum is 0 is not evaluated. InvalidRequest for weights that are not
-    finite, no condition on a side, or avoids that do not weigh above 0.
+    guidance. A condition whose part in the sum is 0 is not evaluated; what a network says of the noise of the next
+    step is the first one's. InvalidRequest for weights that are not finite, no condition on a side, or avoids that
+    do not weigh above 0.
     """
     if not wants or not avoids:
         raise InvalidRequest(
@@ -43,7 +45,7 @@ def composed(denoise: Branches, wants: Weighted, avoids: Weighted, scale: float)
     async def guided(x: Vector, at: Level) -> Estimate:
         found = await denoise(x, at, *(cond for cond, _ in parts))
         first, *others = (part * one for (_, part), one in zip(parts, found, strict=True))
-        return sum(others, first)
+        return replace(sum(others, first), learned=found[0].learned)
 
     return guided
 

@@ -25,7 +25,7 @@ from sfumato.guidance.several import autoguidance, composed
 from sfumato.guidance.zero_star import standing, zero_star
 from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.grid import make_grid
-from sfumato.process.level import Level
+from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Cosine, Exploding, Flow, Schedule, scaled_linear
 from sfumato.samplers import SAMPLERS
@@ -232,16 +232,12 @@ def deviation(values: Tensor) -> Tensor:
     return values.var(dim=-1, correction=0).sqrt()
 
 
-@pytest.mark.parametrize(
-    ("kind", "top"),
-    [
-        (kind, top)
-        for kind in ("eps", "x0", "v", "flow")
-        for top in (False, True)
-        if (kind, top) != ("eps", True)
-    ],
-)
-@pytest.mark.parametrize("schedule", ["flow", "cosine"])
+RESCALED = [(kind, schedule, False) for kind in ("eps", "x0", "v", "flow") for schedule in ("flow", "cosine")]
+RESCALED += [(kind, schedule, True) for kind, schedule, _ in RESCALED if kind != "eps"]
+RESCALED += [("edm", "edm", False)]
+
+
+@pytest.mark.parametrize(("kind", "schedule", "top"), RESCALED)
 def test_rescale_keeps_the_deviation_of_the_networks_output(kind: str, schedule: str, top: bool) -> None:
     """At phi = 1 the guided output has the deviation of the conditional one, at alpha = 0 too."""
     at = SCHEDULES[schedule].level(1.0 if top else 0.7)
@@ -345,6 +341,14 @@ def test_apg_keeps_what_lies_across_the_picture_and_limits_its_length() -> None:
     lengths = (p - n).norm(dim=-1)
     torch.testing.assert_close((limited / 2).norm(dim=-1), lengths.clamp(max=0.5), rtol=1e-12, atol=1e-12)
     assert lengths.max() > 0.5
+
+
+def test_apg_without_noise_is_what_is_wanted() -> None:
+    async def denoise(x: Tensor, at: Level, *names: str) -> tuple[Estimate, ...]:
+        return tuple(Estimate(at, x, x * i) for i in range(len(names)))
+
+    found = run(adaptive_projected(denoise, "a", "b", 3.0)(points(), CLEAN))
+    close(found, Estimate(CLEAN, points(), 0 * points()), 0)
 
 
 def test_apgs_momentum_averages_over_a_walk_and_begins_anew_with_the_next() -> None:
@@ -451,7 +455,15 @@ def test_what_the_network_says_of_the_noise_is_the_wanted_branchs() -> None:
     async def denoise(x: Tensor, at: Level, *names: str) -> tuple[Estimate, ...]:
         return tuple(Estimate(at, x * (i + 1), x, learned=torch.full_like(x, i)) for i in range(len(names)))
 
-    for scale in (1.0, 3.0):
-        found = run(classifier_free(denoise, "a", "b", scale)(points(), LEVELS["flow"][1]))
+    async def alone(x: Tensor, at: Level) -> Estimate:
+        return (await denoise(x, at, "a"))[0]
+
+    for made in (
+        classifier_free(denoise, "a", "b", 1.0),
+        classifier_free(denoise, "a", "b", 3.0),
+        composed(denoise, [("a", 1.0), ("c", 1.0)], [("b", 1.0)], 3.0),
+        classifier(autoguidance(alone, alone, 3.0), lambda x, at: x.sum(-1), 2.0),
+    ):
+        found = run(made(points(), LEVELS["flow"][1]))
         assert found.learned is not None
         assert not found.learned.any()
