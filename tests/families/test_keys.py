@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sfumato.families import shapes
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
@@ -215,3 +216,49 @@ def test_the_original_names_hold_the_same(name: str, tmp_path: Path) -> None:
         assert len(source.entries) <= len(case.theirs().state_dict())
     for key, tensor in made.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor), key
+
+
+READERS: dict[str, Callable[[dict, str], Any]] = {
+    "vae": shapes.vae,
+    "taesd": shapes.tiny,
+    "clip": shapes.clip,
+    "t5": lambda found, layout: shapes.t5(found),
+    "sd3": shapes.mmdit,
+    "flux": shapes.flux,
+}
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_alone_tell_what_a_network_is(name: str, layout: str, tmp_path: Path) -> None:
+    if (name, layout) == ("t5", "original"):
+        layout = "diffusers"  # there is no other
+    case = CASES[name]
+    made = case.ours()
+    save_module(tmp_path / "it.safetensors", made, case.table, layout)
+    with open_source(tmp_path / "it.safetensors") as source:
+        found = source.shapes
+    config = made.config
+    assert isinstance(
+        config, UNetConfig | VaeConfig | TinyConfig | ClipConfig | T5Config | MMDiTConfig | FluxConfig
+    )
+    if isinstance(config, UNetConfig):
+        read, linear = shapes.unet(found, layout)
+        assert linear == (name != "sd1")
+        # Shapes do not tell heads and groups; what an empty tuple stands for is read as it is.
+        told = {"depth": read.depth, "only_text": read.only_text}
+        assert read == replace(config, head=read.head, groups=read.groups, **told)
+        assert told["depth"] == (config.depth or (1, 1, 1))
+        assert told["only_text"] == tuple(
+            a == "text" and bool(config.only_text) and config.only_text[i]
+            for i, a in enumerate(config.attention)
+        )
+        return
+    read = READERS[name](found, layout)
+    if isinstance(config, VaeConfig):
+        config = replace(config, groups=read.groups)
+    if isinstance(config, ClipConfig):
+        config = replace(config, heads=read.heads)
+    if isinstance(config, FluxConfig):
+        config = replace(config, axes=read.axes)
+    assert read == config
