@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.ask import Ask
-from sfumato.condition import Cond, join
+from sfumato.condition import Cond
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, OutOfMemory
 from sfumato.model import Model
@@ -152,21 +152,22 @@ def _denoise_split(ask: Ask) -> list[Unit]:
     """A row for each picture and condition; conditions that cannot be stacked are units of their own."""
     x, at, conds = ask.arguments
     like = ("denoise", id(ask.model), *_like(x))
-    branches = [(cond.key, cond.expand(len(x))) for cond in conds]
+    branches = [(cond.key, _by_row(cond, len(x))) for cond in conds]
     units: list[Unit] = []
     for i, row in enumerate(torch.split(x, 1)):
         by_key: dict[Hashable, list[Row]] = {}
-        for k, (key, cond) in enumerate(branches):
+        for k, (key, rows) in enumerate(branches):
             place = i * len(branches) + k
-            by_key.setdefault(key, []).append(Row(ask, place, (*like, key), (row, at, cond.row(i))))
-        units += [tuple(rows) for rows in by_key.values()]
+            by_key.setdefault(key, []).append(Row(ask, place, (*like, key), (row, at, rows[i])))
+        units += [tuple(unit) for unit in by_key.values()]
     return units
 
 
 def _denoise_call(model: Model, given: list[tuple[Any, ...]]) -> list[Any]:
     """An estimate a row, each at the level it was asked at."""
     x, levels, conds = zip(*given, strict=True)
-    found = model.denoiser(torch.cat(x), row_levels(list(levels)), join(list(conds)))
+    cond = Cond(**{name: torch.cat([one[name] for one in conds]) for name in conds[0]})
+    found = model.denoiser(torch.cat(x), row_levels(list(levels)), cond)
     rows = [[None] * len(x) if part is None else torch.split(part, 1) for part in _ends(found)]
     return [Estimate(at, *parts) for at, *parts in zip(levels, *rows, strict=True)]
 
@@ -179,6 +180,12 @@ def _denoise_build(ask: Ask, answers: list[Any]) -> tuple[Estimate, ...]:
         ends = zip(*(_ends(one) for one in answers[k :: len(conds)]), strict=True)
         found.append(Estimate(at, *(None if part[0] is None else torch.cat(part) for part in ends)))
     return tuple(found)
+
+
+def _by_row(cond: Cond, rows: int) -> list[dict[str, Tensor]]:
+    """The tensors of ``cond`` for each of ``rows`` rows, by door."""
+    parts = {name: torch.split(value, 1) for name, value in cond.expand(rows).named().items()}
+    return [{name: part[i] for name, part in parts.items()} for i in range(rows)]
 
 
 def _ends(estimate: Estimate) -> tuple[Any, Any, Any]:

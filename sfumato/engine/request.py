@@ -62,7 +62,7 @@ class Request(Generic[T]):
         self.state: State = "queued"
         self.asked, self.evaluations = 0, 0
         self.estimate: Estimate | None = None
-        self.cancelling = False
+        self.cancelling, self.records = False, True
         self.question: Question | None = None
         self.task, self.listen = task, listen
         self._engine = engine

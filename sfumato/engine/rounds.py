@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
+
 from sfumato.ask import Ask
 from sfumato.engine.answer import Row
 from sfumato.engine.group import Question, call_each
@@ -112,15 +114,25 @@ class Rounds:
         return self.exact or ask.grad or (self.bucket > 0 and ask.verb == "embed")
 
     def _advance(self, request: Request[Any], reply: Any) -> None:
-        """Let ``request`` go on to its next question, or to its end."""
+        """Let ``request`` go on to its next question, or to its end.
+
+        Whether gradients are recorded is torch's state of the thread; a task that changes it around an ``await``
+        changes it for itself alone.
+        """
+        outside = torch.is_grad_enabled()
+        torch.set_grad_enabled(request.records)
         try:
-            request.question = Question(advance(request.task, reply), self.alone)
+            ask = advance(request.task, reply)
+            request.records = torch.is_grad_enabled()
+            request.question = Question(ask, self.alone)
         except StopIteration as end:
             request.finish(end.value)
         except BaseException as error:
             self._fail(request, error)
         else:
             self.queue.append(request)
+        finally:
+            torch.set_grad_enabled(outside)
 
     def _fail(self, request: Request[Any], error: BaseException) -> None:
         """End ``request``; what is no Exception (Ctrl-C) concerns the driver too and is kept for it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -151,9 +152,7 @@ async def picture(model: Model, wish: Wish, dtype: torch.dtype) -> Tensor:
     async def walked(seeds: range) -> Tensor:
         noise = Stream(seeds, wish.shape, dtype)
         start = await model.encode(torch.full((len(seeds), *wish.shape), 0.3, dtype=dtype))
-        return await sampler.walk(
-            grid[0].alpha * start + grid[0].sigma * noise.start(), grid, denoise, noise
-        )
+        return await sampler.walk(grid[0].alpha * start + grid[0].sigma * noise.start(), grid, denoise, noise)
 
     seeds = range(wish.seed, wish.seed + wish.count)
     if sampler.by_row:
@@ -163,7 +162,9 @@ async def picture(model: Model, wish: Wish, dtype: torch.dtype) -> Tensor:
     return await model.decode(x)
 
 
-def wishes(pairs: list[Pair], prompts: tuple[str, ...], count: int, seed: int) -> list[Wish]:
+def wishes(
+    pairs: list[Pair], prompts: tuple[str, ...], count: int, seed: int, longest: int = 8
+) -> list[Wish]:
     """``count`` random requests in which every sampler of the table comes up."""
     dice, names = random.Random(seed), list(SAMPLERS)
     made = []
@@ -173,7 +174,7 @@ def wishes(pairs: list[Pair], prompts: tuple[str, ...], count: int, seed: int) -
             Wish(
                 model=model,
                 sampler=names[i % len(names)],
-                steps=dice.randint(1, 8),
+                steps=dice.randint(1, longest),
                 part=dice.choice((1.0, 1.0, 0.6, 0.3)),
                 guidance=dice.choice((1.0, 1.0, 2.5, 5.0)),
                 prompt=dice.choice(prompts),
@@ -195,36 +196,43 @@ def outcome(get) -> Tensor | str:
 
 
 def compare(
-    pairs: list[Pair], prompts: tuple[str, ...], *, times: int, seed: int, dtype: torch.dtype, pool: int = 150
-) -> tuple[float, int, Counter[str]]:
-    """The worst distance, relative to each picture's scale, over ``times`` mixes; requests and refusals counted.
+    pairs: list[Pair],
+    prompts: tuple[str, ...],
+    *,
+    times: int,
+    seed: int,
+    dtype: torch.dtype,
+    pool: int = 150,
+    longest: int = 8,
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """By sampler: the worst distance, relative to the picture's scale, and how many requests were made and refused.
 
-    Every mix takes 2 to 6 of ``pool`` requests and an engine of other numbers. Refusals must be the same ones.
+    Each of ``times`` mixes takes 2 to 6 of ``pool`` requests and an engine of other numbers. Refusals must be equal.
     """
     dice = random.Random(seed + 1)
-    known = wishes(pairs, prompts, pool, seed)
+    known = wishes(pairs, prompts, pool, seed, longest)
 
     def task(wish: Wish):
         return picture(pairs[wish.model][0], wish, dtype)
 
     alone = [outcome(lambda wish=wish: run(task(wish))) for wish in known]
-    worst, made, refused = 0.0, 0, Counter[str]()
+    worst, made, refused = Counter[str](), Counter[str](), Counter[str]()
     for _ in range(times):
         chosen = [dice.randrange(pool) for _ in range(dice.randint(2, 6))]
         engine = Engine(max_rows=dice.choice((2, 3, 5, 8, 16, 32)), share=dice.choice((None, 1, 4)))
         requests = [engine.submit(task(known[i])) for i in chosen]
         engine.run_until_idle()
         for i, request in zip(chosen, requests, strict=True):
-            found, before = outcome(request.result), alone[i]
-            made += 1
+            found, before, name = outcome(request.result), alone[i], known[i].sampler
+            made[name] += 1
             if isinstance(before, str) or isinstance(found, str):
                 assert found == before, (known[i], found)
-                refused[known[i].sampler] += 1
+                refused[name] += 1
             elif not torch.equal(found, before):
                 scale = float(before.abs().max())
                 distance = float((found - before).abs().max()) / scale
                 assert distance == distance, known[i]
-                worst = max(worst, distance)
+                worst[name] = max(worst[name], distance)
     return worst, made, refused
 
 
@@ -240,8 +248,14 @@ def main() -> None:
         else (toys(), ("", *WORDS_OF_TOYS), torch.float64)
     )
     worst, made, refused = compare(pairs, prompts, times=chosen.times, seed=chosen.seed, dtype=dtype)
-    print(f"{chosen.times} mixes, {made} requests, {len(SAMPLERS)} samplers: worst distance {worst:.2e}")
-    print(f"refused alike: {dict(refused)}")
+    print(
+        f"{chosen.times} mixes, {made.total()} requests, {len(made)} samplers, {time.process_time():.0f} s of CPU"
+    )
+    print(
+        "worst distances:",
+        {name: f"{far:.1e}" for name, far in worst.most_common(4)} or "none, all bits equal",
+    )
+    print("refused alike:", dict(refused))
 
 
 if __name__ == "__main__":
