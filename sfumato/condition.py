@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What a condition is made from: a text, and what else published models want to know of the request.
+
+    ``negative`` marks the prompt to keep away from; ``width`` and ``height`` are the picture's in pixels, 0 where
+    nothing is known; ``guidance`` is the strength that a distilled network is told.
+    """
+
+    text: str
+    negative: bool = False
+    width: int = 0
+    height: int = 0
+    guidance: float = 1.0
+
+
+def texts(prompts: Sequence[str | Prompt]) -> list[str]:
+    """The bare texts of ``prompts``."""
+    return [p.text if isinstance(p, Prompt) else p for p in prompts]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -13,7 +34,8 @@ class Cond:
     """What steers a row, by the door through which it enters the network; None for a door not used.
 
     ``tokens`` (B, L, D) with ``mask`` (B, L), True where a token counts; ``vector`` (B, D); ``label``
-    (B,) int; ``channels`` (B, C, H, W), laid beside x.
+    (B,) int; ``channels`` (B, C, H, W), laid beside x; ``guidance`` (B,), the strength that a distilled network
+    reads; ``reference`` (B, C, H', W'), latents of a picture to look at.
     """
 
     tokens: Tensor | None = None
@@ -21,6 +43,8 @@ class Cond:
     vector: Tensor | None = None
     label: Tensor | None = None
     channels: Tensor | None = None
+    guidance: Tensor | None = None
+    reference: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
         """The tensors that are there, by door."""
