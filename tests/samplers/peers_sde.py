@@ -43,7 +43,10 @@ PEERS: dict[str, list[tuple[str, float, str]]] = {
         ),
     ],
     "dpmpp_sde": [("k-diffusion sample_dpmpp_sde", 1e-14, "")],
-    "edm": [("k-diffusion sample_heun", 1e-14, "")],
+    "edm": [
+        ("k-diffusion sample_heun", 1e-14, "churn below the grid's first level"),
+        ("diffusers KarrasVeScheduler", 1e-14, ""),
+    ],
     "er_sde": [],
     "euler_ancestral": [
         ("k-diffusion sample_euler_ancestral", 1e-14, ""),
@@ -51,7 +54,10 @@ PEERS: dict[str, list[tuple[str, float, str]]] = {
     ],
     "euler_ancestral_rf": [("diffusers LTXEulerAncestralRFScheduler", 1e-6, "float32")],
     "euler_maruyama": [("diffusers ScoreSdeVeScheduler step_pred", 1e-14, "")],
-    "lcm": [("diffusers LCMScheduler", 1e-14, "without the network's boundary condition")],
+    "lcm": [
+        ("diffusers LCMScheduler", 1e-14, "without the network's boundary condition"),
+        ("diffusers FlowMatchLCMScheduler", 1e-6, "float32"),
+    ],
     "pc": [("diffusers ScoreSdeVeScheduler", 1e-8, "snr chosen so that its ratio of norms is 1")],
     "restart": [],
     "sa_solver": [("diffusers SASolverScheduler", 1e-12, "its term beyond the paper at order 2 taken off")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -228,6 +229,43 @@ def test_lcm(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, scheduler, draws)
     found = ours("lcm", start, grid, draws)
     agree("lcm", "diffusers LCMScheduler", found, theirs(scheduler, start, logs(grid)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_lcm_on_a_flow(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = diffusers.FlowMatchLCMScheduler()
+    scheduler.set_timesteps(steps)
+    scheduler.scale_model_input = lambda x, t: x
+    grid = [Level(1000 * s, 1 - s, s) for s in map(float, scheduler.sigmas)]
+    start, *draws = noise(steps + 1)
+    feed(monkeypatch, scheduler, draws)
+    found = ours("lcm", start, grid, draws, kind="flow")
+    agree("lcm", "diffusers FlowMatchLCMScheduler", found, theirs(scheduler, start, logs(grid)))
+
+
+@pytest.mark.parametrize("churn", [0.0, 3.0, 80.0])
+def test_edm(churn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their step is given the sigmas; it draws for every step, ours where there is churn."""
+    sigmas = [50.0, 20.0, 9.0, 4.0, 1.5, 0.5, 0.2, 0.05, 0.0]
+    steps = len(sigmas) - 1
+    module = importlib.import_module("diffusers.schedulers.deprecated.scheduling_karras_ve")
+    scheduler = module.KarrasVeScheduler(s_churn=churn, s_min=0.1, s_max=10.0, s_noise=1.007)
+    scheduler.num_inference_steps = steps
+    start, *draws = noise(steps + 1)
+    feed(monkeypatch, scheduler, draws)
+    x = known = sigmas[0] * start
+    for at, to in pairwise(sigmas):
+        hat, up = scheduler.add_noise_to_input(known, at)
+        output = -network(hat / math.hypot(1, up), math.log(up))
+        moved = scheduler.step(output, up, to, hat)
+        known = moved.prev_sample
+        if to:
+            output = -network(known / math.hypot(1, to), math.log(to))
+            known = scheduler.step_correct(output, up, to, hat, known, moved.derivative).prev_sample
+    churned = [d for d, sigma in zip(draws, sigmas, strict=False) if churn and 0.1 <= sigma <= 10]
+    grid = [Level(s, 1.0, s) for s in sigmas]
+    found = ours(f"edm(churn={churn}, tmin=0.1, tmax=10, s_noise=1.007)", x, grid, churned, preserving=True)
+    agree("edm", "diffusers KarrasVeScheduler", found, known)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0])
