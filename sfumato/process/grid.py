@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sfumato.errors import InvalidRequest, UnknownName
-from sfumato.process.between import Levels
+from sfumato.process.between import SAME, Levels
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import Prediction
 from sfumato.process.schedule import Schedule
@@ -172,9 +172,10 @@ def _chosen(text: str) -> tuple[str, dict[str, Any]]:
 
 def _levels(values: Sequence[float] | Sequence[Level], schedule: Schedule) -> list[Level]:
     levels = [value for value in values if isinstance(value, Level)]
-    if levels and len(levels) == len(values):
-        return levels
-    return listed(schedule, sigmas=[value for value in values if not isinstance(value, Level)])
+    sigmas = [value for value in values if not isinstance(value, Level)]
+    if levels and sigmas:
+        raise InvalidRequest("a list that is a grid holds numbers or Levels, and this one holds both")
+    return levels or listed(schedule, sigmas=sigmas)
 
 
 def _given(levels: list[Level], steps: int | None, schedule: Schedule, final: Final) -> Grid:
@@ -220,16 +221,15 @@ def _try(spacing: Spacing, steps: int, schedule: Schedule, final: Final) -> Grid
     if steps > room:
         return None
     levels = spacing(schedule, steps)
-    end = CLEAN
-    if final == "first":
-        end = low
-        if levels[-1].lam >= low.lam:
-            if steps + 1 > room:
-                return None
-            levels = spacing(schedule, steps + 1)[:-1]
-    grid = (*levels, end)
-    falls = all(here.lam < there.lam for here, there in pairwise(grid))
-    return grid if falls and levels[-1].lam <= low.lam + 1e-9 else None
+    if levels[-1].lam > low.lam + SAME:
+        return None
+    if final == "first" and levels[-1].lam >= low.lam - SAME:
+        if steps + 1 > room:
+            return None
+        levels = spacing(schedule, steps + 1)[:-1]
+    grid = (*levels, CLEAN if final == "zero" else low)
+    falls = all(a.alpha < b.alpha or a.sigma > b.sigma for a, b in pairwise(grid))
+    return grid if falls else None
 
 
 def _most(spacing: Spacing, below: int, schedule: Schedule, final: Final) -> int:

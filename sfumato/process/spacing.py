@@ -161,7 +161,9 @@ def shifted(
         raise InvalidRequest(
             f"shift = {shift:g} and tokens = {tokens} both choose the shift: give one of them"
         )
-    levels = linspace(Flow(shift_for(tokens) if tokens else shift, flow.t_min, flow.t_max), steps)
+    wanted, top = Flow(shift_for(tokens) if tokens else shift), flow.level(flow.t_max)
+    begin = top.sigma / (top.sigma + wanted.shift * top.alpha)  # the time that this shift takes to the top
+    levels = [top, *(wanted.level(begin * (1 - i / steps)) for i in range(1, steps))]
     if not terminal:
         return levels
     if not flow.level(flow.t_min).sigma <= terminal < 1:
