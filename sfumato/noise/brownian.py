@@ -136,12 +136,11 @@ class Brownian:
 
     def _draw(self, visit: int, node: int, salt: int = 0) -> Tensor:
         """The normals of a node, float32."""
-        rows = []
-        for seed in self.seeds:
+        drawn = torch.empty(self._work.shape, dtype=torch.float32, device="cpu")
+        for row, seed in zip(drawn, self.seeds, strict=True):
             key = _mixed(_mixed(_mixed(seed) ^ visit) ^ salt)
-            generator = self._generator.manual_seed(_scattered(node, key))
-            rows.append(torch.randn(self.shape, generator=generator, dtype=torch.float32, device="cpu"))
-        return torch.stack(rows)
+            row.normal_(generator=self._generator.manual_seed(_scattered(node, key)))
+        return drawn
 
 
 class _Recent:
