@@ -99,3 +99,15 @@ def test_a_reduction_sees_one_row_whatever_its_layout(rows: int, which: int, dty
         found = each_row(lambda row: (row * row).sum(), seen)
         assert found.shape == (rows, 1, 1, 1)
         assert torch.equal(found[which], each_row(lambda row: (row * row).sum(), x[which : which + 1])[0])
+
+
+def test_a_reduction_sees_one_row_when_threads_share_the_work() -> None:
+    """One sum of a whole batch fails this: torch splits a single long row among threads, and many rows by row."""
+    threads = torch.get_num_threads()
+    x = torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    try:
+        torch.set_num_threads(2)
+        together, alone = (each_row(lambda row: (row * row).sum(), rows) for rows in (x, x[2:3]))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together[2], alone[0])
