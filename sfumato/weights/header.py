@@ -142,6 +142,9 @@ def parse_header(text: bytes, file: File) -> Header:
     """
     entries: dict[str, Entry] = {}
     metadata: dict[str, str] | None = None
+    many = f"the header names more than {MAX_TENSORS:,} tensors"
+    if text.count(b'"data_offsets"') > MAX_TENSORS:  # told at once; written with escapes, it is told below
+        raise ValueError(many)
     if text[:1] != b"{":
         raise ValueError("the header is not a JSON object")
     at = _skip(text, 1)
@@ -154,7 +157,7 @@ def parse_header(text: bytes, file: File) -> Header:
         elif name in entries or name == METADATA:
             raise ValueError(f"the header names {_short(name)} twice")
         elif len(entries) == MAX_TENSORS:
-            raise ValueError(f"the header names more than {MAX_TENSORS:,} tensors")
+            raise ValueError(many)
         else:
             found = _BODY.match(text, at, at + MAX_NAME)
             if not found:
@@ -194,7 +197,7 @@ def _key(text: bytes, at: int) -> tuple[str, int]:
 
 def _text(token: bytes) -> str:
     """The text of a JSON string, which must be sound Unicode."""
-    text = json.loads(token)
+    text = json.loads(token.decode("utf-8"))
     assert isinstance(text, str)
     text.encode("utf-8")  # a lone surrogate could not be printed
     return text
@@ -228,10 +231,21 @@ def _metadata(text: bytes, at: int) -> tuple[dict[str, str], int]:
             return found, at
 
 
+def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object's fields, none of them twice."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("the header describes a tensor with one field twice")
+    return fields
+
+
+_TENSOR = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _entry(name: str, body: bytes, base: int, file: File) -> Entry:
     """The tensor that the JSON object ``body`` describes; its bytes are counted from ``base``."""
     try:
-        told = json.loads(body, object_pairs_hook=_unique)
+        told = _TENSOR.decode(body.decode("utf-8"))
     except RecursionError as error:
         raise ValueError(f"the header describes {_short(name)} by lists in lists without end") from error
     if not isinstance(told, dict) or told.keys() != _FIELDS:
@@ -250,14 +264,6 @@ def _entry(name: str, body: bytes, base: int, file: File) -> Entry:
             f"the header gives it {offsets[1] - offsets[0]:,}"
         )
     return Entry(tuple(shape), dtype, size, file, base + offsets[0])
-
-
-def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """An object's fields, none of them twice."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("the header describes a tensor with one field twice")
-    return fields
 
 
 def _counts(value: object) -> bool:

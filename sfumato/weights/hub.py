@@ -37,13 +37,15 @@ def resolve(name: str | Path, *, download: bool = False) -> Path:
     """
     path = Path(name).expanduser()
     try:
-        if path.exists():
+        if str(name) and path.exists():
             return path
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot look at {str(name)!r}: {error}") from error
     found = _NAME.match(str(name))
     if not found or ".." in str(name):
-        raise WeightsError(f"there are no weights at {name}: no such file or folder, nor a name as org/model")
+        raise WeightsError(
+            f"there are no weights at {str(name)!r}: no such file or folder, nor a name as org/model"
+        )
     revision = found["revision"] or "main"
     repository = f"{found['org']}/{found['name']}"
     if snapshot := cached(repository, revision):
@@ -84,5 +86,5 @@ def fetch(repository: str, revision: str = "main") -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise WeightsError(f"cannot download {repository} at {revision!r}: {first or error!r}") from error
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WeightsError(f"cannot download {repository} at {revision!r}: {first}") from error

@@ -33,7 +33,7 @@ Range = int | Iterable[int | str]
 _HOLE = re.compile(r"\{(\w+)\}")
 _LIST = re.compile(r"^(?P<before>[^\[\]]*)\[(?P<names>[^\[\]]+)\](?P<after>[^\[\]]*)$")
 _ITEM = re.compile(r"^(?P<name>[\w.]*?)(\*(?P<share>[1-9]\d*))?$")
-_NAME = re.compile(r"^\w[\w.-]*$")
+_NAME = re.compile(r"^[\w-]+(\.[\w-]+)*$")
 
 
 @dataclass(frozen=True, slots=True)

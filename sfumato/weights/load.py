@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sfumato.errors import WeightsError
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.links import Link, Shape, links, pieces, prove
 from sfumato.weights.source import Source
 
+FILLS = {getattr(Tensor, name) for name in ("normal_", "uniform_", "fill_", "zero_", "erfinv_")}
+
 M = TypeVar("M", bound=nn.Module)
 Policy = torch.dtype | Callable[[str, torch.dtype], torch.dtype] | None
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves tensors of the meta device as they are, which have no values to be initialised.
+
+    Not only to save time: torch's ``normal_`` for that device imports a compiler and symbolic algebra, which takes
+    seconds, so that a module with one embedding would take longer to build than to load.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call ``func`` unless it would fill a meta tensor."""
+        options = kwargs or {}
+        if func in FILLS or getattr(func, "__module__", None) == "torch.nn.init":
+            target = args[0] if args else options.get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target
+        return func(*args, **options)
 
 
 def load_into(
@@ -40,7 +62,7 @@ def load_into(
     Raises WeightsError unless every key of the file is used once, every parameter filled once, and every shape is
     as expected. Besides the weights in their new dtype, a few megabytes are held.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         module = make()
     owners = _owners(module)
     targets = {names[0]: tensor for names, tensor in owners}
