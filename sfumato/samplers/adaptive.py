@@ -69,11 +69,11 @@ async def dpm_adaptive(
     """DPM-Solver-12 (``order`` 2) or DPM-Solver-23 (3) with adaptive steps (Lu et al. 2022a, adaptive step size).
 
     Of the grid it walks from the first level to the last and chooses the levels between. ``h_init`` is the first step
-    in lambda; a step stands if the two solutions differ by about ``max(atol, rtol |x / alpha|)``, in the root mean
-    square over the values of x; the coefficients and ``accept_safety`` are the controller's. Where lambda is infinite
-    it does as the grid says: a grid that begins in pure noise gives its first step, one that ends without noise its
-    last, both first order. Raises InvalidRequest for another order, tolerances that are not positive, and an
-    estimate that is not finite or steps that shrink to nothing.
+    in lambda; a step stands if the two solutions differ by about ``max(atol, rtol |x|)``, x at the scale of its
+    level and the root mean square taken over its values; the coefficients and ``accept_safety`` are the
+    controller's. Where lambda is infinite it does as the grid says: a grid that begins in pure noise gives its first
+    step, one that ends without noise its last, both first order. Raises InvalidRequest for another order, tolerances
+    that are not positive, and an estimate that is not finite or steps that shrink to nothing.
     """
     if order not in (2, 3):
         raise InvalidRequest(f"order = {order} is outside what 'dpm_adaptive' allows: 2 or 3")
@@ -95,13 +95,7 @@ async def dpm_adaptive(
         lam = at.lam + pace.h
         to = end if lam >= end.lam - LEAST else level_at(grid, lam)
         low, high = await _pair(here, to, grid, denoise, order)
-        error = scaled_rms(
-            blend(1 / to.alpha, high, -1 / to.alpha, low),
-            (1 / to.alpha) * low,
-            (1 / at.alpha) * before,
-            atol,
-            rtol,
-        )
+        error = scaled_rms(high - low, low, before, atol, rtol)
         if not math.isfinite(error) or pace.h < LEAST:
             raise InvalidRequest(
                 f"'dpm_adaptive' finds no step that keeps within rtol = {rtol:g}, atol = {atol:g} at "

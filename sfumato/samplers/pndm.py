@@ -15,12 +15,15 @@ async def pndm(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh)
     """Pseudo numerical methods of the linear multi-step kind, after an improved Euler step (Liu et al. 2022b).
 
     The first step is a DDIM step, an evaluation where it ends, and the step again with the mean of both eps; then
-    up to four eps are combined by fixed weights, as ``ipndm`` does from its first step on. This is the
-    form that Stable Diffusion uses (diffusers' ``skip_prk_steps``); the paper's own start takes three Runge-Kutta
-    steps of four evaluations. One evaluation a step and one more in the first, which is a DDIM step where its end
-    has no noise to ask at or its start is pure noise, where x does not depend on eps.
+    up to four eps are combined by fixed weights, as ``ipndm`` does from its first step on. This is the form that
+    Stable Diffusion uses (diffusers' ``skip_prk_steps``); the paper's own start takes three Runge-Kutta steps of
+    four evaluations. One evaluation a step and one more in the first, which is a DDIM step where its end has no
+    noise to ask at or its start is pure noise, where x does not depend on eps. From a level of nearly pure noise
+    the first step is a poor one: the noise seen at its end is weighed with a nearly infinite sigma / alpha.
     """
-    at, to = grid[0], grid[1]
+    if len(grid) < 2:
+        return x
+    at, to = grid[:2]
     here = await denoise(x, at)
     ahead = here.move(to)
     if to.sigma == 0:
