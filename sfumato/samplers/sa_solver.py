@@ -9,6 +9,7 @@ from itertools import pairwise
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector, blend, mix
+from sfumato.samplers.adams import apart
 from sfumato.samplers.polynomial import exponential, weights
 from sfumato.samplers.stochastic import louder, sde_by, within
 
@@ -73,10 +74,5 @@ def mean(found: Sequence[Estimate], at: Level, to: Level, rate: float) -> Vector
     h = to.lam - at.lam
     if not (math.isfinite(h) and h > 0):
         return found[-1].x0
-    used: list[Estimate] = []
-    for estimate in reversed(found):
-        if math.isinf(estimate.at.lam) or (used and estimate.at.lam >= used[-1].at.lam):
-            break
-        used.append(estimate)
-    nodes = [(e.at.lam - at.lam) / h for e in used]
+    used, nodes = apart(found, [e.at.lam for e in found], at.lam, h)
     return mix(weights(nodes, exponential(rate * h, len(nodes))), [e.x0 for e in used])

@@ -10,6 +10,7 @@ from sfumato.errors import InvalidRequest
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level, posterior_std
 from sfumato.process.vector import Vector, mix
+from sfumato.samplers.adams import apart
 from sfumato.samplers.multistep import Churn, multistep
 from sfumato.samplers.polynomial import exponential, weights
 from sfumato.samplers.rules import Rule, ddim, dpmpp_2m
@@ -179,63 +180,35 @@ async def dpmpp_3m_sde(
     *,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    curvature: float = 0.5,
 ) -> Vector:
-    """DPM-Solver++(3M) SDE as k-diffusion defines it: three x0, see ``curved``."""
-    rules = (ddim, integrated(eta), curved(eta))
+    """DPM-Solver++(3M) SDE as k-diffusion defines it: x0 on a parabola, of which ``curvature`` is kept.
+
+    DPM-Solver++'s published code, and all after it, give the parabola's second-order term half of its integral; 1 is
+    the exact integral. The weak order is 2 with either: with fresh noise the differences of x0 are no derivatives.
+    """
+    rules = (ddim, integrated(eta), integrated(eta, curvature))
     return await multistep(x, grid, denoise, louder(fresh, s_noise), rules=rules, churn=sde_by(eta))
 
 
-def integrated(eta: float) -> Rule:
+def integrated(eta: float, curvature: float = 1.0) -> Rule:
     """x0 on the polynomial through all past estimates in lambda, integrated exactly under the noise of ``eta``.
 
-    The mean has the weight ``e^((1 + eta) lambda)`` (Xue et al. 2023, section 5, tau^2 = eta). First order from pure
-    noise and to sigma = 0, where lambda is infinite.
+    The mean has the weight ``e^((1 + eta) lambda)`` (Xue et al. 2023, section 5, tau^2 = eta); ``curvature`` multiplies
+    its second moment. First order from pure noise and to sigma = 0, where lambda is infinite.
     """
 
     def rule(past: Sequence[Estimate], to: Level) -> Estimate:
-        return _mean(past, to, 1 + eta, 1.0)
+        now = past[-1]
+        ahead = to.lam - now.at.lam
+        if not (math.isfinite(ahead) and ahead > 0):
+            return now
+        kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
+        if len(kept) == 1:
+            return now
+        moments = exponential((1 + eta) * ahead, len(kept))
+        if len(kept) > 2:
+            moments[2] *= curvature
+        return now.towards(mix(weights(nodes, moments), [e.x0 for e in kept]))
 
     return rule
-
-
-def curved(eta: float) -> Rule:
-    """The rule of k-diffusion's 3M SDE: ``integrated`` with the second moment halved.
-
-    DPM-Solver++'s published code, and all after it, give the parabola's second-order term half of its integral. That
-    leaves the weak order where it is: with fresh noise the differences of x0 are no derivatives anyway.
-    """
-
-    def rule(past: Sequence[Estimate], to: Level) -> Estimate:
-        return _mean(past, to, 1 + eta, 0.5)
-
-    return rule
-
-
-def _mean(past: Sequence[Estimate], to: Level, rate: float, bend: float) -> Estimate:
-    """The estimate towards the weighted mean of x0 over the step; ``bend`` multiplies the second moment."""
-    now = past[-1]
-    ahead = to.lam - now.at.lam
-    if not (math.isfinite(ahead) and ahead > 0):
-        return now
-    kept, nodes = nodes_behind(past, ahead)
-    if len(kept) == 1:
-        return now
-    moments = exponential(rate * ahead, len(kept))
-    if len(kept) > 2:
-        moments[2] *= bend
-    return now.towards(mix(weights(nodes, moments), [e.x0 for e in kept]))
-
-
-def nodes_behind(past: Sequence[Estimate], ahead: float) -> tuple[list[Estimate], list[float]]:
-    """Past estimates, newest first, and where they are in lambda, in steps of ``ahead`` from the newest.
-
-    It ends at the first estimate whose lambda is infinite or not below that of the one after it.
-    """
-    kept, nodes = [past[-1]], [0.0]
-    for found in reversed(past[:-1]):
-        node = (found.at.lam - past[-1].at.lam) / ahead
-        if not -math.inf < node < nodes[-1]:
-            break
-        kept.append(found)
-        nodes.append(node)
-    return kept, nodes

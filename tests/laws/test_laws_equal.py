@@ -9,14 +9,17 @@ from torch import Tensor
 from sfumato.denoiser import row_levels
 from sfumato.engine.run import run
 from sfumato.families.gaussian import mixture
-from sfumato.process.estimate import Estimate
+from sfumato.process.estimate import Estimate, Walk
 from sfumato.process.grid import make_grid
 from sfumato.process.level import Level
 from sfumato.process.prediction import PREDICTIONS
 from sfumato.process.schedule import Cosine, Exploding, Flow, Schedule, scaled_linear
 from sfumato.samplers import SAMPLERS
 from sfumato.samplers import sampler as find
-from sfumato.samplers.rules import dpmpp_2m
+from sfumato.samplers.er_sde import Scale, extended_by
+from sfumato.samplers.multistep import ancestral, walk_by
+from sfumato.samplers.rules import ddim, dpmpp_2m
+from sfumato.samplers.stochastic import sde_by
 
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, 0.3], [0.2, -0.9]], dtype=torch.float64)
 COVS = torch.tensor(
@@ -34,6 +37,7 @@ RESCALED: dict[str, tuple[Schedule, str, int]] = {
 
 SEEN = {
     "heun": "a trapezoid over alpha and sigma as the levels have them",
+    "dpm_adaptive": "its steps suit the error in x as it is",
     "edm": "heun's steps",
     "restart": "heun's steps",
     "tcd": "a part of the schedule's time, which is another level on another process",
@@ -56,7 +60,7 @@ def frames(grid: tuple[Level, ...]) -> dict[str, tuple[Level, ...]]:
     }
 
 
-def walk(sampler: str, model, grid, draws: Tensor) -> Tensor:
+def walk(sampler: str | Walk, model, grid, draws: Tensor) -> Tensor:
     """The x0 at which a walk ends, with one fixed draw of unit variance a step."""
     cond = model.conditioner([""] * len(draws[0]))
     steps = iter(draws[1:])
@@ -65,8 +69,8 @@ def walk(sampler: str, model, grid, draws: Tensor) -> Tensor:
         found = model.denoiser(x, row_levels([at] * len(x)), cond)
         return Estimate(at, found.x0, found.eps)
 
-    entry = SAMPLERS[sampler] if sampler in SAMPLERS else find(sampler)
-    end = run(entry.walk(grid[0].sigma * draws[0], grid, denoise, lambda at, to, visit=0: next(steps)))
+    chosen = find(sampler).walk if isinstance(sampler, str) else sampler
+    end = run(chosen(grid[0].sigma * draws[0], grid, denoise, lambda at, to, visit=0: next(steps)))
     return end / grid[-1].alpha
 
 
@@ -106,6 +110,80 @@ def test_the_kind_of_prediction_does_not_matter(sampler: str, draws: Tensor) -> 
         ]
         for end in ends[1:]:
             assert (end - ends[0]).abs().max() < 1e-10
+
+
+def er_sde_of(scale: Scale) -> Walk:
+    """ER-SDE's first order for a noise scale function."""
+    return walk_by(ddim, churn=extended_by(scale))
+
+
+EQUAL: dict[str, tuple[str | Walk, str | Walk]] = {
+    "ddpm is euler_ancestral": ("ddpm", "euler_ancestral"),
+    "ddpm is ddim with eta 1": ("ddpm", walk_by(ddim, churn=ancestral)),
+    "ddpm is the first order of the dpm++ sde": ("ddpm", walk_by(ddim, churn=sde_by(1.0))),
+    "ddpm is the first order of sa_solver": ("ddpm", "sa_solver(predictor=1, corrector=0)"),
+    "ddpm is er_sde with v^2": ("ddpm", er_sde_of(lambda log_v: 2 * log_v)),
+    "ddim is euler_ancestral without noise": ("ddim", "euler_ancestral(eta=0)"),
+    "ddim is euler_ancestral_rf without noise": ("ddim", "euler_ancestral_rf(eta=0)"),
+    "ddim is tcd without noise": ("ddim", "tcd(gamma=0)"),
+    "ddim is sa_solver's first order, tau 0": ("ddim", "sa_solver(predictor=1, corrector=0, tau=0)"),
+    "2m is its sde without noise": ("dpmpp_2m", "dpmpp_2m_sde(eta=0)"),
+    "2m_sde in the heun form is sa_solver's predictor": (
+        "dpmpp_2m_sde_heun",
+        "sa_solver(predictor=2, corrector=0)",
+    ),
+    "and at any eta": ("dpmpp_2m_sde_heun(eta=0.49)", "sa_solver(predictor=2, corrector=0, tau=0.7)"),
+    "res is 2m_sde in the heun form without noise": ("res_multistep", "dpmpp_2m_sde_heun(eta=0)"),
+    "3m is its sde without noise": ("dpmpp_3m", "dpmpp_3m_sde(eta=0, curvature=1)"),
+    "3m is sa_solver's predictor, tau 0": ("dpmpp_3m", "sa_solver(predictor=3, corrector=0, tau=0)"),
+    "3m_sde is sa_solver's predictor": (
+        "dpmpp_3m_sde(curvature=1)",
+        "sa_solver(predictor=3, corrector=0)",
+    ),
+    "dpm2 is its ancestral without noise": ("dpm2", "dpm2_ancestral(eta=0)"),
+    "2s and sde without noise are one": ("dpmpp_2s_ancestral(eta=0)", "dpmpp_sde(eta=0)"),
+    "heun is edm without churn": ("heun", "edm(churn=0)"),
+    "heun is edm with churn elsewhere": ("heun", "edm(churn=40, tmin=1000, tmax=2000)"),
+    "heun is restart without restarts": ("heun", "restart(times=0)"),
+    "heun is restart where there is no level": ("heun", "restart(low=1.0, high=1.0001)"),
+    "pc without corrections": ("euler_maruyama", "pc(corrections=0)"),
+    "lcm is consistency to no noise": ("lcm", "consistency(epsilon=0)"),
+    "lcm is tcd at its limit": ("lcm", "tcd(gamma=1)"),
+    "lcm is er_sde at its limit": ("lcm", er_sde_of(lambda log_v: 80 * log_v)),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("claim", EQUAL)
+def test_samplers_that_are_claimed_equal_are(claim: str, steps: int, draws: Tensor) -> None:
+    """Draw for draw, on a flow from pure noise to none."""
+    model = mixture(MEANS, COVS, WEIGHTS)
+    grid = make_grid("linspace", steps=steps, schedule=Flow())
+    one, other = (walk(side, model, grid, draws) for side in EQUAL[claim])
+    assert (one - other).abs().max() < (1e-4 if "limit" in claim else 1e-11)
+
+
+def test_er_sde_with_v_is_ddim(draws: Tensor) -> None:
+    """The ODE is the extended SDE whose noise scale function is v, from a finite sigma / alpha."""
+    process = scaled_linear()
+    model, grid = (
+        mixture(MEANS, COVS, WEIGHTS, schedule=process),
+        make_grid("karras", steps=9, schedule=process),
+    )
+    assert (
+        walk(er_sde_of(lambda log_v: log_v), model, grid, draws) - walk("ddim", model, grid, draws)
+    ).abs().max() < 1e-6
+
+
+def test_ancestral_noise_and_that_of_the_sde_are_equal_at_the_ends_alone(draws: Tensor) -> None:
+    """eta 1/2 of the posterior's deviation is not an SDE run with half its noise; nor is the flow's form either."""
+    model, grid = mixture(MEANS, COVS, WEIGHTS), make_grid("linspace", steps=9, schedule=Flow())
+    first = walk("euler_ancestral(eta=0.5)", model, grid, draws)
+    second = walk(walk_by(ddim, churn=sde_by(0.5)), model, grid, draws)
+    third = walk("euler_ancestral_rf(eta=0.5)", model, grid, draws)
+    assert (
+        min(float((a - b).abs().max()) for a, b in ((first, second), (first, third), (second, third))) > 1e-2
+    )
 
 
 def test_2m_needs_no_history_it_does_not_have(draws: Tensor) -> None:
