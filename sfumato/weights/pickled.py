@@ -118,7 +118,9 @@ def child() -> None:
     """What the child process runs: read the file named by its arguments, write tensors, tell an error as JSON."""
     source, target = Path(sys.argv[2]), Path(sys.argv[3])
     try:
-        _convert(source, target)
+        torch.set_num_threads(1)
+        _limit(source.stat().st_size)
+        convert(source, target)
     except MemoryError:
         print(json.dumps({"error": "it needs more memory than a file of its size can"}))
     except SfumatoError as error:
@@ -138,11 +140,9 @@ def why(error: Exception) -> str:
     return f"it is damaged or no checkpoint of torch ({type(error).__name__}: {first})"
 
 
-def _convert(source: Path, target: Path) -> None:
-    """Read ``source`` under limits and write its tensors to ``target``."""
-    torch.set_num_threads(1)
+def convert(source: Path, target: Path) -> None:
+    """Read the tensors of ``source`` and write them to ``target``; only the child calls this, under its limits."""
     size = source.stat().st_size
-    _limit(size)
     stand_ins: list[Any] = [(StandIn, name) for name in STAND_INS]
     torch.serialization.add_safe_globals(stand_ins)
     zipped = zipfile.is_zipfile(source)
