@@ -9,17 +9,24 @@ from torch import Tensor
 
 from sfumato.ask import Ask
 from sfumato.codec import Codec
-from sfumato.condition import Cond
+from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import Denoiser
 from sfumato.process.estimate import Estimate
+from sfumato.process.grid import Final
 from sfumato.process.level import Level
+from sfumato.process.schedule import Schedule
 
-Conditioner = Callable[[Sequence[str]], Cond]
+Conditioner = Callable[[Sequence[str | Prompt]], Cond]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a task uses where a person chose nothing, and the sizes that the model can make."""
+    """What a task uses where a person chose nothing, and the sizes that the model can make.
+
+    ``final`` is the last level of the model's grids (see make_grid); with ``unit_start`` pictures begin at noise of
+    unit variance, not of the first level's sigma. A ``distilled`` model is told the guidance, which is then not
+    computed from two branches.
+    """
 
     steps: int
     sampler: str
@@ -30,12 +37,18 @@ class Defaults:
     multiple: int = 16
     least: int = 128
     most: int = 128
+    final: Final = "zero"
+    unit_start: bool = False
+    distilled: bool = False
     guide: str = "cfg"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """Everything that makes pictures, as values; ``hash`` identifies the weights (sha256, hex)."""
+    """Everything that makes pictures, as values; ``hash`` identifies the weights (sha256, hex).
+
+    ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that.
+    """
 
     name: str
     hash: str
@@ -44,8 +57,13 @@ class Model:
     conditioner: Conditioner
     defaults: Defaults
     notes: Callable[[str], list[str]] = field(default=lambda prompt: [])
+    schedule_of: Callable[[tuple[int, ...]], Schedule] | None = None
 
-    async def embed(self, prompts: Sequence[str]) -> Cond:
+    def schedule(self, shape: tuple[int, ...]) -> Schedule:
+        """The schedule for latents of ``shape`` (C, H, W): some models' depends on how many there are."""
+        return self.denoiser.schedule if self.schedule_of is None else self.schedule_of(shape)
+
+    async def embed(self, prompts: Sequence[str | Prompt]) -> Cond:
         """The conditions for ``prompts``, one row each."""
         cond: Cond = await Ask("embed", self, (tuple(prompts),))
         return cond

@@ -251,6 +251,86 @@ PAPERS: dict[str, Paper] = {
         2025,
         "2503.18886",
     ),
+    "chung2023dps": Paper(
+        "Chung, Hyungjin and Kim, Jeongsol and Mccann, Michael T. and Klasky, Marc L. and Ye, Jong Chul",
+        "Diffusion Posterior Sampling for General Noisy Inverse Problems",
+        2023,
+        "2209.14687",
+    ),
+    "song2023pigdm": Paper(
+        "Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan",
+        "Pseudoinverse-Guided Diffusion Models for Inverse Problems",
+        2023,
+        "International Conference on Learning Representations",
+    ),
+    "zhu2023diffpir": Paper(
+        "Zhu, Yuanzhi and Zhang, Kai and Liang, Jingyun and Cao, Jiezhang and Wen, Bihan and Timofte, Radu and "
+        "Van Gool, Luc",
+        "Denoising Diffusion Models for Plug-and-Play Image Restoration",
+        2023,
+        "2305.08995",
+    ),
+    "rozet2024mmps": Paper(
+        "Rozet, Fran{\\c{c}}ois and Andry, G{\\'e}r{\\^o}me and Lanusse, Fran{\\c{c}}ois and Louppe, Gilles",
+        "Learning Diffusion Priors from Observations by Expectation Maximization",
+        2024,
+        "2405.13712",
+    ),
+    "theis2016note": Paper(
+        'Theis, Lucas and van den Oord, A{\\"a}ron and Bethge, Matthias',
+        "A note on the evaluation of generative models",
+        2016,
+        "1511.01844",
+    ),
+    "rombach2022ldm": Paper(
+        "Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bjorn",
+        "High-Resolution Image Synthesis with Latent Diffusion Models",
+        2022,
+        "2112.10752",
+    ),
+    "xu2022geodiff": Paper(
+        "Xu, Minkai and Yu, Lantao and Song, Yang and Shi, Chence and Ermon, Stefano and Tang, Jian",
+        "GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation",
+        2022,
+        "2203.02923",
+    ),
+    "salimans2022progressive": Paper(
+        "Salimans, Tim and Ho, Jonathan",
+        "Progressive Distillation for Fast Sampling of Diffusion Models",
+        2022,
+        "2202.00512",
+    ),
+    "hang2024improved": Paper(
+        "Hang, Tiankai and Gu, Shuyang and Geng, Xin and Guo, Baining",
+        "Improved Noise Schedule for Diffusion Training",
+        2024,
+        "2407.03297",
+    ),
+    "lee2024beta": Paper(
+        "Lee, Haeil and Lee, Hansang and Gye, Seoyeon and Kim, Junmo",
+        "Beta Sampling is All You Need: Efficient Image Generation Strategy for Diffusion Models using "
+        "Stepwise Spectral Analysis",
+        2024,
+        "2407.12173",
+    ),
+    "sabour2024ays": Paper(
+        "Sabour, Amirmojtaba and Fidler, Sanja and Kreis, Karsten",
+        "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models",
+        2024,
+        "2404.14507",
+    ),
+    "polyak2024moviegen": Paper(
+        "Polyak, Adam and Zohar, Amit and Brown, Andrew and others",
+        "Movie Gen: A Cast of Media Foundation Models",
+        2024,
+        "2410.13720",
+    ),
+    "wang2020minilm": Paper(
+        "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
+        "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
+        2020,
+        "2002.10957",
+    ),
 }
 """Every paper that something of sfumato cites, by key."""
 

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "denoiser": {"errors", "process", "condition"},
     "model": {"ask", "process", "condition", "codec", "denoiser"},
     "families": {"errors", "files", "process", "nn", "text", "weights", *VALUES},
-    "tasks": {"errors", "process", "samplers", "guidance", *VALUES},
+    "tasks": {"errors", "ask", "process", "samplers", "guidance", *VALUES},
     "engine": {"errors", "ask", "process", "condition", "denoiser", "model"},
     "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
     "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -33,18 +32,54 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def samplers(as_json: bool) -> None:
     """List the samplers: order of accuracy, network evaluations a step, whether they draw noise, source."""
+    from sfumato.process.spec import options_of
     from sfumato.samplers import SAMPLERS
 
-    rows = [{k: v for k, v in dataclasses.asdict(s).items() if k != "walk"} for s in SAMPLERS.values()]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": s.name,
+            "aliases": s.aliases,
+            "order": s.order,
+            "evaluations": s.evaluations,
+            "stochastic": s.stochastic,
+            "options": options_of(s.walk),
+            "reference": s.reference,
+        }
+        for s in SAMPLERS.values()
+    ]
     if as_json:
         click.echo(json.dumps(rows))
         return
     for row in rows:
         noise = "draws noise" if row["stochastic"] else "deterministic"
-        click.echo(
-            f"{row['name']:10} order {row['order']}, {row['evaluations']} evaluation(s) a step, {noise}; "
-            f"{row['reference']}"
+        order = f"order {row['order']}" if row["order"] else "few steps"
+        asks = (
+            "as many evaluations as it wants"
+            if row["evaluations"] is None
+            else f"{row['evaluations']} a step"
         )
+        click.echo(f"{row['name']:20} {order}, {asks}, {noise}; {row['reference']}")
+        if row["options"]:
+            click.echo(f"{'':20} options: {', '.join(f'{k}={v}' for k, v in row['options'].items())}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def noises(as_json: bool) -> None:
+    """List the generators of noise: what draws the same numbers, and whether a picture's seed is its own."""
+    from sfumato.noise import NOISES
+    from sfumato.process.spec import options_of
+
+    rows = [
+        {"name": n.name, "equals": n.equals, "by_row": n.by_row, "options": options_of(n.make)}
+        for n in NOISES.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        seeds = "a seed a picture" if row["by_row"] else "one seed a batch"
+        click.echo(f"{row['name']:10} {seeds}; draws what {row['equals']} does")
 
 
 @click.command()

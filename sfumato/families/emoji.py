@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sfumato.codec import Latent
-from sfumato.condition import Cond
+from sfumato.condition import Cond, Prompt, texts
 from sfumato.denoiser import Denoiser
 from sfumato.errors import WeightsError
 from sfumato.families.table import ASSETS, model_hash, read_manifest
@@ -54,8 +54,8 @@ def denoiser() -> Denoiser:
 def conditioner(text: TextEncoder) -> Conditioner:
     """Prompts to token states and a pooled vector, scaled from length 1 to values of about unit variance."""
 
-    def condition(prompts: Sequence[str]) -> Cond:
-        states = text.encode(list(prompts))
+    def condition(prompts: Sequence[str | Prompt]) -> Cond:
+        states = text.encode(texts(prompts))
         vector = states.pooled * math.sqrt(states.pooled.shape[-1])
         return Cond(tokens=states.tokens, mask=states.mask, vector=vector)
 

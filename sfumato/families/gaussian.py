@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.codec import Identity
-from sfumato.condition import Cond
+from sfumato.condition import Cond, Prompt, texts
 from sfumato.denoiser import Denoiser, row_levels
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.model import Conditioner, Defaults, Model
@@ -272,10 +272,10 @@ def _conditioner(names: Sequence[str], count: int) -> Conditioner:
         raise InvalidRequest(f"{count} components need {count} different names, none of them empty")
     labels = {**{name: k for k, name in enumerate(names)}, "": count}
 
-    def condition(prompts: Sequence[str]) -> Cond:
-        for prompt in prompts:
+    def condition(prompts: Sequence[str | Prompt]) -> Cond:
+        for prompt in (wanted := texts(prompts)):
             if prompt not in labels:
                 raise UnknownName("component", prompt, names)
-        return Cond(label=torch.tensor([labels[prompt] for prompt in prompts]))
+        return Cond(label=torch.tensor([labels[prompt] for prompt in wanted]))
 
     return condition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sfumato.noise.batch import CudaBatch, CudaRows, TorchBatch
 from sfumato.noise.brownian import Brownian
-from sfumato.noise.stream import MAX_SEED, Noise, Stream
+from sfumato.noise.stream import MAX_SEED, Noise, Only, Stream
 from sfumato.noise.table import NOISES, NoiseKind, noise
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CudaRows",
     "Noise",
     "NoiseKind",
+    "Only",
     "Stream",
     "TorchBatch",
     "noise",

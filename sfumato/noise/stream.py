@@ -76,3 +76,19 @@ class Stream:
             for generator in self.generators
         ]
         return torch.stack(rows).to(self.dtype)
+
+
+class Only:
+    """One row of a noise, as if it were all: what that row would get in company of the others."""
+
+    def __init__(self, noise: Noise, row: int) -> None:
+        """Row ``row``, counted from 0, of ``noise``."""
+        self.noise, self.row = noise, row
+
+    def start(self) -> Tensor:
+        """The first draw of the row, (1, *shape)."""
+        return self.noise.start()[self.row : self.row + 1]
+
+    def __call__(self, at: Level, to: Level, visit: int = 0) -> Tensor:
+        """Fresh noise for the row, (1, *shape)."""
+        return self.noise(at, to, visit)[self.row : self.row + 1]

@@ -53,6 +53,31 @@ GRID_SOURCES: dict[str, tuple[str, str]] = {
 """Of each grid, its source and the peer that the tests hold it against."""
 
 
+CITES: dict[str, tuple[str, ...]] = {
+    "linear": ("ho2020ddpm",),
+    "scaled_linear": ("rombach2022ldm",),
+    "squared_cosine": ("nichol2021improved",),
+    "sigmoid": ("xu2022geodiff",),
+    "cosine": ("salimans2022progressive",),
+    "vp": ("song2021sde",),
+    "laplace": ("hang2024improved",),
+    "flow": ("liu2022flow", "esser2024sd3"),
+    "exploding": ("karras2022edm",),
+    "edm": ("karras2022edm",),
+    "linspace": ("lin2024flawed",),
+    "leading": ("lin2024flawed",),
+    "trailing": ("lin2024flawed",),
+    "karras": ("karras2022edm",),
+    "exponential": ("lu2022dpm",),
+    "beta": ("lee2024beta",),
+    "kl_optimal": ("sabour2024ays",),
+    "align_your_steps": ("sabour2024ays",),
+    "linear_quadratic": ("polyak2024moviegen",),
+    "shifted": ("esser2024sd3",),
+}
+"""Of each schedule and grid that comes from a paper, its keys in sfumato.references."""
+
+
 def schedules() -> list[dict[str, str]]:
     """A row for each schedule: name, definition, options with their defaults, source, peer."""
     return _rows(SCHEDULES, SCHEDULE_SOURCES)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.codec import Pixels
-from sfumato.condition import Cond
+from sfumato.condition import Cond, Prompt, texts
 from sfumato.data.pictures import PictureSet
 from sfumato.denoiser import Denoiser
 from sfumato.engine.run import run
@@ -155,13 +155,13 @@ class PreparedLabelled:
         return [path]
 
 
-def by_label(names: list[str]) -> Callable[[Sequence[str]], Cond]:
+def by_label(names: list[str]) -> Callable[[Sequence[str | Prompt]], Cond]:
     """A conditioner whose prompts are names of classes; the empty prompt means none of them."""
 
-    def condition(prompts: Sequence[str]) -> Cond:
-        for prompt in prompts:
+    def condition(prompts: Sequence[str | Prompt]) -> Cond:
+        for prompt in (wanted := texts(prompts)):
             if prompt and prompt not in names:
                 raise UnknownName("class", prompt, names)
-        return Cond(label=torch.tensor([names.index(p) if p else len(names) for p in prompts]))
+        return Cond(label=torch.tensor([names.index(p) if p else len(names) for p in wanted]))
 
     return condition

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from annotated_types import Ge, Le, MaxLen
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from sfumato.condition import Prompt
 from sfumato.errors import InvalidRequest
+from sfumato.tasks.task import Result
 
 MAX_PROMPT = 4000
 
@@ -22,8 +27,8 @@ class Text2Image:
     """
 
     prompt: Annotated[str, MaxLen(MAX_PROMPT)] = Field(description="what the picture shows")
-    negative: Annotated[str, MaxLen(MAX_PROMPT)] = Field(
-        default="", description="what the picture should keep away from"
+    negative: Annotated[str, MaxLen(MAX_PROMPT)] | None = Field(
+        default=None, description="what the picture should keep away from"
     )
     steps: Annotated[int, Ge(1), Le(1000)] | None = Field(
         default=None, description="how many steps the sampler takes"
@@ -39,6 +44,12 @@ class Text2Image:
     )
     count: Annotated[int, Ge(1), Le(1000)] = Field(default=1, description="how many pictures")
     size: str | None = Field(default=None, description="width x height in pixels, such as 128x128")
+    noise: str = Field(
+        default="stream", description="which generator the seeds are for (see: sfumato noises)"
+    )
+    pick: Annotated[int, Ge(1), Le(1000)] | None = Field(
+        default=None, description="make only the picture of this number, of the many that count asks for"
+    )
 
     @field_validator("prompt")
     @classmethod
@@ -53,31 +64,46 @@ class Text2Image:
         ``model`` is a sfumato Model; the result is a tasks.task.Result. InvalidRequest for a name or a size
         that the model does not have, and for a guide that does not go with the rest.
         """
-        import torch
-
         from sfumato.guidance import check, guide
-        from sfumato.noise import MAX_SEED, Stream
+        from sfumato.noise import MAX_SEED, NOISES, Only, noise
         from sfumato.process.grid import make_grid
+        from sfumato.process.spec import parse
         from sfumato.samplers import sampler
-        from sfumato.tasks.task import Result
 
-        chosen = self.resolved(model.defaults)
-        width, height = parse_size(chosen["size"], model.defaults)
+        defaults = model.defaults
+        chosen = self.resolved(defaults)
+        width, height = parse_size(chosen["size"], defaults)
         if self.seed > MAX_SEED - self.count + 1:
             raise InvalidRequest(
                 f"seed = {self.seed} is too large for {self.count} pictures that count on from it"
             )
+        if self.pick is not None and self.pick > self.count:
+            raise InvalidRequest(
+                f"pick = {self.pick} is more than count = {self.count}: there is no such picture"
+            )
         walker, by = sampler(chosen["sampler"]), guide(chosen["guide"])
-        check(by, walker, scale=chosen["guidance"], steps=chosen["steps"])
-        grid = make_grid(chosen["grid"], steps=chosen["steps"], schedule=model.denoiser.schedule)
+        scale = 1.0 if defaults.distilled else chosen["guidance"]
+        check(by, walker, scale=scale, steps=chosen["steps"])
+        shape = model.codec.shape(height, width)
+        schedule = model.schedule(shape)
+        grid = make_grid(chosen["grid"], steps=chosen["steps"], schedule=schedule, final=defaults.final)
         seeds = range(self.seed, self.seed + self.count)
-        noise = Stream(seeds, model.codec.shape(height, width))
+        draws = noise(self.noise, seeds, shape)
+        if self.pick is not None:
+            draws, seeds = Only(draws, self.pick - 1), seeds[self.pick - 1 : self.pick]
+        elif walker.by_row and self.count > 1:
+            return await self._one_by_one(model)
 
-        want, avoid = await model.embed([self.prompt]), await model.embed([self.negative])
+        asked = {"width": width, "height": height, "guidance": chosen["guidance"]}
+        none = self.negative is None
+        want = await model.embed([Prompt(text=self.prompt, **asked)])
+        avoid = await model.embed([Prompt(text=self.negative or "", absent=none, **asked)])
         prediction = model.denoiser.prediction
-        denoise = by(model.denoise, want, avoid, scale=chosen["guidance"], prediction=prediction, grid=grid)
-        x = grid[0].sigma * noise.start()
-        x = await walker.walk(x, grid, denoise, noise)
+        denoise = by(model.denoise, want, avoid, scale=scale, prediction=prediction, grid=grid)
+        # Stable Diffusion's own samplers begin at noise of unit variance though their first level has a little less.
+        first = grid[0]
+        x = (math.hypot(first.alpha, first.sigma) if defaults.unit_start else first.sigma) * draws.start()
+        x = await walker.walk(x, grid, denoise, draws)
         pixels = await model.decode(x)
 
         if not torch.isfinite(pixels).all():
@@ -85,10 +111,28 @@ class Text2Image:
                 f"the picture is not finite after {chosen['steps']} steps of {chosen['sampler']!r} at guidance "
                 f"{chosen['guidance']:g}; lower the guidance or choose another sampler"
             )
+        alone = NOISES[parse(self.noise)[0]].by_row
         return Result(
             pixels=tuple(to_bytes(p) for p in pixels.to(torch.float32).cpu().numpy()),
-            arguments=tuple({**chosen, "seed": seed, "count": 1} for seed in seeds),
+            arguments=tuple(
+                {**chosen, "seed": seed, "count": 1, "pick": None}
+                if alone
+                else {**chosen, "pick": seed - self.seed + 1}
+                for seed in seeds
+            ),
             notes=tuple(model.notes(self.prompt)),
+        )
+
+    async def _one_by_one(self, model: Any) -> Any:
+        """Each picture by a walk of its own, side by side: for samplers whose steps depend on what they see."""
+        from sfumato.ask import gather
+
+        single = [dataclasses.replace(self, pick=number + 1) for number in range(self.count)]
+        results = await gather([task(model) for task in single])
+        return Result(
+            pixels=tuple(p for r in results for p in r.pixels),
+            arguments=tuple(a for r in results for a in r.arguments),
+            notes=results[0].notes,
         )
 
     def resolved(self, defaults: Any) -> dict[str, Any]:
@@ -102,22 +146,8 @@ class Text2Image:
             "guide": defaults.guide,
             "size": size,
         }
-        given = {
-            name: getattr(self, name)
-            for name in (
-                "prompt",
-                "negative",
-                "steps",
-                "sampler",
-                "grid",
-                "guidance",
-                "guide",
-                "seed",
-                "count",
-                "size",
-            )
-        }
-        return {name: own[name] if value is None else value for name, value in given.items()}
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: own[name] if value is None and name in own else value for name, value in given.items()}
 
 
 def parse_size(text: str, defaults: Any) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def test_a_missing_prompt_is_told() -> None:
     ("name", "good", "bad"),
     [
         ("prompt", ["x" * MAX_PROMPT, "日本"], ["x" * (MAX_PROMPT + 1), "", "\t\n", None, 3, "\udcff"]),
-        ("negative", ["", "x" * MAX_PROMPT], ["x" * (MAX_PROMPT + 1), None, "\ud800"]),
+        ("negative", ["", None, "x" * MAX_PROMPT], ["x" * (MAX_PROMPT + 1), 3, "\ud800"]),
         ("steps", [1, 1000, None, "20"], [0, -1, 1001, 1.5, "many", math.nan]),
         ("guidance", [0, 1, 100, 7.5, None], [-0.1, 100.1, math.nan, math.inf, "strong"]),
         ("seed", [0, 2**63 - 1], [-1, 2**63, 0.5, None]),
@@ -213,7 +213,8 @@ def test_what_is_left_out_is_the_models() -> None:
     chosen = made.resolved(DEFAULTS)
     assert list(chosen) == FIELDS
     own = {"sampler": "ddim", "grid": "karras", "guide": "cfg", "size": "128x96"}
-    assert chosen == {"prompt": "x", "negative": "", "steps": 5, "guidance": 0.0, "seed": 0, "count": 1} | own
+    fixed = {"prompt": "x", "negative": None, "seed": 0, "count": 1, "noise": "stream", "pick": None}
+    assert chosen == {**fixed, "steps": 5, "guidance": 0.0, **own}
     assert Text2Image(**chosen).resolved(DEFAULTS) == chosen
 
 
