@@ -74,7 +74,7 @@ def dps(
 
 
 def pigdm(denoise: Denoise, observed: Observation, *, weight: str = "score", iterations: int = 50) -> Denoise:
-    """Pseudoinverse guidance (Song et al. 2023, equations 7 and 8): x0 given x as a Gaussian of variance rho^2.
+    """Pseudoinverse guidance (Song et al. 2023): x0 given x as a Gaussian of variance rho^2.
 
     ``weight="score"`` adds the gradient of log p(y | x) under that Gaussian to the score; on data of unit variance
     it is exact. ``weight="adaptive"`` is the paper's algorithm 1: x0 moves by ``alpha rho^2`` times the gradient
@@ -98,7 +98,7 @@ def pigdm(denoise: Denoise, observed: Observation, *, weight: str = "score", ite
 
 
 def mmps(denoise: Denoise, observed: Observation, *, iterations: int = 5) -> Denoise:
-    """Moment matching (Rozet et al. 2024, section 4.2): x0 given x as the Gaussian of its true mean and covariance.
+    """Moment matching (Rozet et al. 2024): x0 given x as the Gaussian of its true mean and covariance.
 
     Its covariance is ``V = sigma^2 / alpha J`` (Tweedie's formula to second order), so on Gaussian data, with
     ``iterations`` of conjugate gradients enough (as many as y has values do), this is E[x0 | x, y] exactly. Each
@@ -122,7 +122,7 @@ def mmps(denoise: Denoise, observed: Observation, *, iterations: int = 5) -> Den
 def diffpir(
     denoise: Denoise, observed: Observation, *, lambda_: float = 1.0, iterations: int = 50
 ) -> Denoise:
-    """DiffPIR's data step (Zhu et al. 2023, equations 12 and 13): the x0 nearest to m that explains y.
+    """DiffPIR's data step (Zhu et al. 2023, algorithm 1): the x0 nearest to m that explains y.
 
     ``argmin_x |y - A x|^2 + penalty |x - m|^2`` with ``penalty = lambda noise^2 alpha^2 / sigma^2``, by at most
     ``iterations`` of conjugate gradients; without noise, the nearest x0 that fits y. Their sampler exchanges the
