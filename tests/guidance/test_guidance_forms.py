@@ -175,6 +175,19 @@ def test_cfgpp_with_ddim_is_the_papers_update(scale: float) -> None:
     torch.testing.assert_close(found, x, rtol=1e-11, atol=1e-11)
 
 
+def test_cfgpp_leaves_the_noise_alone_under_a_threshold_too() -> None:
+    model = Model()
+    x, at = at_level("flow", 1)
+    pair = Pair(model.denoise, "a", "b", 0.7, prediction("flow"), ())
+    plain, pressed = (
+        run(GUIDES["cfgpp"].make(pair, threshold=part, bound=0.1)(x, at)) for part in (0.0, 0.8)
+    )
+    assert torch.equal(pressed.eps, run(model.one("b")(x, at)).eps)
+    assert torch.equal(plain.eps, pressed.eps)
+    assert float(plain.x0.abs().max()) > 0.2
+    assert float(pressed.x0.abs().max()) < 0.1001
+
+
 @pytest.mark.parametrize("scale", [-0.1, 1.1, 7.5, math.nan])
 def test_cfgpp_is_an_interpolation(scale: float) -> None:
     with pytest.raises(InvalidRequest, match=r"0 to 1"):

@@ -19,6 +19,10 @@ from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, SfumatoError, UnknownName
 from sfumato.families.gaussian import mixture
 from sfumato.guidance import GUIDES, OPTIONS, Guide, check, guide
+from sfumato.process.estimate import Estimate
+from sfumato.process.grid import make_grid
+from sfumato.process.level import Level
+from sfumato.process.schedule import Flow
 from sfumato.process.spec import options_of, write
 from sfumato.references import PAPERS
 from sfumato.samplers import SAMPLERS, sampler
@@ -100,6 +104,22 @@ def test_what_goes_together_follows_from_what_is_known_of_the_sampler(name: str)
     assert goes("apg(momentum=0)", name)
     assert goes("zero_star", name) == (not entry.stochastic)
     assert goes("zero_star(zero=0)", name)
+
+
+@pytest.mark.parametrize("name", [s.name for s in SAMPLERS.values() if s.off_line])
+def test_samplers_that_take_estimates_off_the_line_never_look_at_x(name: str) -> None:
+    """What cfgpp needs: with the same estimates and draws, walks from different x end in one place.
+
+    The grid ends at noise, as any sampler's last step, to none, forgets x.
+    """
+    grid = make_grid("linspace", steps=7, schedule=Flow())[:-1]
+
+    async def denoise(x: complex, at: Level) -> Estimate:
+        return Estimate(at, complex(math.sin(9 * at.t), at.t), complex(math.cos(7 * at.t), 1 - at.t))
+
+    walk = SAMPLERS[name].walk
+    ends = {run(walk(x, grid, denoise, lambda at, to, visit=0: 0.3 + at.t)) for x in (1j, 5.0 + 2j)}
+    assert len(ends) == 1
 
 
 def test_scales_and_steps_that_are_refused() -> None:
