@@ -15,16 +15,18 @@ from collections.abc import Sequence
 def weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     """w with ``sum w_j p(nodes_j) = mean of p`` for polynomials p of degree below ``len(nodes)``.
 
-    ``moments[k]`` is the mean of ``s^k``; the first is 1. The nodes must differ.
+    ``moments[k]`` is the mean of ``s^k``; the first is 1. The nodes must differ. The system ``sum_j s_j^k w_j =
+    moments[k]`` is solved by the method of Bjoerck and Pereyra (1970).
     """
-    found = []
-    for j, here in enumerate(nodes):
-        basis = [1.0]  # the coefficients of prod (s - s_k) / (s_j - s_k), from the constant up
-        for k, other in enumerate(nodes):
-            if k != j:
-                gap = here - other
-                basis = [(a - other * b) / gap for a, b in zip([0.0, *basis], [*basis, 0.0], strict=True)]
-        found.append(math.fsum(c * m for c, m in zip(basis, moments, strict=False)))
+    found, last = list(moments[: len(nodes)]), len(nodes) - 1
+    for k in range(last):
+        for i in range(last, k, -1):
+            found[i] -= nodes[k] * found[i - 1]
+    for k in range(last - 1, -1, -1):
+        for i in range(k + 1, last + 1):
+            found[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, last):
+            found[i] -= found[i + 1]
     return found
 
 
@@ -36,14 +38,19 @@ def flat(count: int) -> list[float]:
 def exponential(rate: float, count: int) -> list[float]:
     """The first ``count`` moments of the weight ``e^(rate s)`` on [0, 1], divided by its whole.
 
-    ``J_k = int s^k e^(rate (s - 1)) ds`` for a positive rate obeys ``J_k = (1 - k J_{k-1}) / rate``, and likewise for
-    a negative one; where that would cancel, its power series is summed.
+    ``J_k = int s^k e^(rate s) ds`` obeys ``rate J_k + k J_{k-1} = e^rate``: upwards where the rate is large, downwards
+    from a power series where that would cancel. A large positive rate is taken out as a factor.
     """
     if abs(rate) < 2.0:
-        terms = [1.0]
-        while abs(terms[-1]) > 1e-18:
-            terms.append(terms[-1] * rate / len(terms))
-        parts = [math.fsum(a / (n + k + 1) for n, a in enumerate(terms)) for k in range(count)]
+        term, n, part, far = 1.0, 0, 1 / count, math.exp(rate)
+        while abs(term) > 1e-18:
+            n += 1
+            term *= rate / n
+            part += term / (n + count)
+        parts = [part]
+        for k in range(count - 1, 0, -1):
+            parts.append((far - rate * parts[-1]) / k)
+        parts.reverse()
     else:
         near, far = (math.exp(-rate), 1.0) if rate > 0 else (1.0, math.exp(rate))
         parts = [(far - near) / rate]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, blend, mix
+from sfumato.process.vector import Vector, mix
 from sfumato.samplers.adams import apart, within
 from sfumato.samplers.polynomial import exponential, weights
 
@@ -63,26 +63,29 @@ async def predict_correct(
     for at, to in pairwise(grid):
         now = await denoise(x, at)
         if predicted:
-            better = carried(past, at, half, now).move(at)
+            better = carried(past, at, half, now)
             # The same x0, on the line through the corrected x.
-            shift = blend(1.0, better, -1.0, x)
-            now = Estimate(at, now.x0, blend(1.0, now.eps, 1 / at.sigma, shift))
+            now = Estimate(at, now.x0, mix((1.0, 1 / at.sigma, -1 / at.sigma), (now.eps, better, x)))
         past = (*past, now)[-order:]
-        x = carried(past, to, half).move(to)
+        x = carried(past, to, half)
         predicted = at.alpha > 0
     return x
 
 
-def carried(past: Sequence[Estimate], to: Level, half: Half, beyond: Estimate | None = None) -> Estimate:
-    """The newest of ``past`` with the mean of x0 over the step to ``to``, whose end ``beyond`` may know."""
+def carried(past: Sequence[Estimate], to: Level, half: Half, beyond: Estimate | None = None) -> Vector:
+    """x at ``to``, on the newest line of ``past`` with the mean of x0 over the step, whose end ``beyond`` may know."""
     now = past[-1]
     ahead = to.lam - now.at.lam
     if ahead == 0 or not math.isfinite(ahead):
-        return now
+        return now.move(to)
     kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
     if beyond is not None:
         kept, nodes = [*kept, beyond], [*nodes, 1.0]
     if len(kept) == 1:
-        return now
+        return now.move(to)
     moments = exponential(ahead, len(nodes)) if len(nodes) > 2 else [1.0, half(ahead)]
-    return now.towards(mix(weights(nodes, moments), [e.x0 for e in kept]))
+    by = weights(nodes, moments)
+    # now.towards(mean).move(to), in one sum: what x0 gains, eps loses times alpha / sigma.
+    gain = to.alpha - to.sigma * now.at.alpha / now.at.sigma
+    scales = [to.sigma, to.alpha + gain * (by[0] - 1), *(gain * w for w in by[1:])]
+    return mix(scales, [now.eps, *(e.x0 for e in kept)])

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
@@ -110,6 +112,44 @@ def test_two_steps_from_pure_noise_to_none(name: str, grid: str) -> None:
         assert error(name, levels) < error("ddim", levels) - 0.01
     else:
         assert error(name, levels) == pytest.approx(error("ddim", levels), abs=1e-12)
+
+
+FRAMES = {
+    "preserving": lambda lam: Level(
+        -lam, 1 / math.hypot(1, math.exp(-lam)), 1 / math.hypot(1, math.exp(lam))
+    ),
+    "flow": lambda lam: Level(-lam, 1 / (1 + math.exp(-lam)), 1 / (1 + math.exp(lam))),
+    "exploding": lambda lam: Level(-lam, 1.0, math.exp(-lam)),
+}
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    start=st.floats(-5.0, 1.0),
+    gaps=st.lists(st.floats(0.05, 2.0), min_size=1, max_size=8),
+    frame=st.sampled_from(sorted(FRAMES)),
+    noise=st.booleans(),
+    clean=st.booleans(),
+)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_on_any_grid_a_line_stays_a_line(
+    name: str, start: float, gaps: list[float], frame: str, noise: bool, clean: bool
+) -> None:
+    """Where the denoiser always sees the same ends, x ends between them, whatever the steps are."""
+    lams = [start + sum(gaps[:i]) for i in range(len(gaps) + 1)]
+    grid = [FRAMES[frame](lam) for lam in lams]
+    if noise and frame != "exploding":
+        grid = [Level(9.0, 0.0, 1.0), *grid]
+    if clean:
+        grid = [*grid, CLEAN]
+    x0, eps = 0.7, -1.3
+
+    async def same(x: float, at: Level) -> Estimate:
+        assert x == pytest.approx(at.alpha * x0 + at.sigma * eps, abs=1e-9 * (1 + at.sigma))
+        return Estimate(at, x0, eps)
+
+    end = run(sampler(name).walk(grid[0].alpha * x0 + grid[0].sigma * eps, grid, same, never))
+    assert end == pytest.approx(grid[-1].alpha * x0 + grid[-1].sigma * eps, abs=1e-9 * (1 + grid[0].sigma))
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
