@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.condition import Cond
-from sfumato.errors import UnknownName
+from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
 from sfumato.process.prediction import Prediction
@@ -47,6 +48,8 @@ class Denoiser(nn.Module):
     """A network, its schedule, what it predicts, its clock and its input's scale: values, no subclass.
 
     ``scale(level)`` multiplies x before the network (EDM's c_in, Karras et al. 2022, table 1); None for 1.
+    ``learned_range`` networks answer twice x's channels: the second half v, in [-1, 1], says what variance the next
+    step has (Nichol & Dhariwal 2021, equation 15; ADM and DiT too), and becomes ``Estimate.learned`` = (v + 1) / 2.
     """
 
     def __init__(
@@ -56,13 +59,22 @@ class Denoiser(nn.Module):
         prediction: Prediction,
         clock: str = "t",
         scale: Scale | None = None,
+        learned_range: bool = False,
     ) -> None:
-        """Put the parts together; UnknownName if ``clock`` is not one of CLOCKS."""
+        """Put the parts together.
+
+        UnknownName if ``clock`` is not one of CLOCKS; InvalidRequest for EDM's prediction on a schedule where alpha
+        is not 1. (Whether a network that predicts eps is asked in pure noise, the grid decides: process.grid.)
+        """
         super().__init__()
         if clock not in CLOCKS:
             raise UnknownName("clock", clock, CLOCKS)
+        if prediction.kind == "edm" and schedule.level(schedule.t_max).alpha != 1:
+            raise InvalidRequest(
+                "a network that predicts edm is defined where alpha = 1: give it the schedule 'exploding'"
+            )
         self.network, self.schedule, self.prediction = network, schedule, prediction
-        self.clock, self.scale = CLOCKS[clock], scale
+        self.clock, self.scale, self.learned_range = CLOCKS[clock], scale, learned_range
 
     def output(self, x: Tensor, at: Level, cond: Cond) -> Tensor:
         """The network's raw output for rows ``x`` (B, C, H, W) at levels (B,), in x's dtype."""
@@ -78,16 +90,74 @@ class Denoiser(nn.Module):
         return out.to(x.device, x.dtype)
 
     def forward(self, x: Tensor, at: Level, cond: Cond) -> Estimate:
-        """The estimate for rows ``x`` (B, ...) at ``at``, whose fields are (B,) tensors."""
-        return self.prediction.estimate(x, self.output(x, at, cond), columns(at, x))
+        """The estimate for rows ``x`` (B, ...) at ``at``, whose fields are (B,) tensors.
 
-    def loss(self, x0: Tensor, eps: Tensor, at: Level, cond: Cond) -> Tensor:
-        """Mean squared error of each row's output to the prediction's target, (B,)."""
+        InvalidRequest if the network does not answer x's channels, or twice as many with a learned range.
+        """
+        output, learned = self._halves(self.output(x, at, cond), x)
+        found = self.prediction.estimate(x, output, columns(at, x))
+        return found if learned is None else replace(found, learned=learned)
+
+    def loss(
+        self,
+        x0: Tensor,
+        eps: Tensor,
+        at: Level,
+        cond: Cond,
+        *,
+        to: Level | None = None,
+        share: float = 1.0,
+    ) -> Tensor:
+        """Mean squared error of each row's output to the prediction's target, (B,).
+
+        With ``to``, the levels (B,) of the next step, a network with a learned range also learns its variances:
+        ``share`` times the divergence of that step (``step_divergence``, mean over values) is added, whose gradient
+        stops at x0. Nichol & Dhariwal 2021, section 3.1, has a share of 0.001 times the number of levels.
+        """
         level = columns(at, x0)
         x = level.alpha * x0 + level.sigma * eps
         target = self.prediction.target(x0, eps, level)
-        error: Tensor = self.output(x, at, cond) - target
-        return error.square().flatten(1).mean(1)
+        output, learned = self._halves(self.output(x, at, cond), x)
+        simple: Tensor = (output - target).square().flatten(1).mean(1)
+        if to is None:
+            return simple
+        if learned is None:
+            raise InvalidRequest(
+                "only a network with a learned range learns the variance of a step: leave 'to' out"
+            )
+        found = self.prediction.estimate(x, output.detach(), level)
+        bound = step_divergence(x0 - found.x0, learned, level, columns(to, x0))
+        return simple + share * bound.flatten(1).mean(1)
+
+    def _halves(self, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output proper, and where the variance lies in its range, in [0, 1]; None without a learned range."""
+        channels = x.shape[1]
+        wanted = 2 * channels if self.learned_range else channels
+        if output.shape[1] != wanted:
+            raise InvalidRequest(
+                f"the network answers {output.shape[1]} channels for {channels} of x, and learned_range = "
+                f"{self.learned_range} needs {wanted}"
+            )
+        if not self.learned_range:
+            return output, None
+        return output[:, :channels], (output[:, channels:] + 1) / 2
+
+
+def step_divergence(error: Tensor, learned: Tensor, at: Level, to: Level) -> Tensor:
+    """The divergence, in nats a value, of a step's true Gaussian from the one that is sampled; of error's shape.
+
+    That is KL(q(x_to | x_at, x0) || p(x_to | x_at)), one term of the variational bound (Ho et al. 2020, equation 5),
+    where p has an x0 that is off by ``error`` and, in logarithms, the share ``learned`` of the way from the least
+    variance to the largest (Nichol & Dhariwal 2021, equation 15). A step to sigma = 0 draws nothing and is 0.
+    """
+    alpha, sigma, alpha_to, last = (torch.as_tensor(part) for part in (*at[1:], *to[1:]))
+    draws = last > 0
+    sigma_to = torch.where(draws, last, sigma)
+    kept = alpha * sigma_to / (alpha_to * sigma)
+    spread = 2 * learned * torch.log(sigma / sigma_to)  # log of the variance over the least
+    off = (alpha_to / sigma_to).square() * (1 - kept.square()) * error.square()
+    divergence = 0.5 * (spread + (1 + off) * torch.exp(-spread) - 1)
+    return torch.where(draws, divergence, torch.zeros_like(divergence))
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:

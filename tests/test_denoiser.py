@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.condition import Cond
-from sfumato.denoiser import CLOCKS, Denoiser, columns, row_levels
-from sfumato.errors import UnknownName
-from sfumato.process.level import Level
+from sfumato.denoiser import CLOCKS, Denoiser, columns, row_levels, step_divergence
+from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.process.level import CLEAN, Level
 from sfumato.process.prediction import edm, prediction
 from sfumato.process.schedule import Cosine, Exploding, Flow, scaled_linear
 
@@ -138,3 +138,116 @@ def test_an_unknown_clock_is_told_with_the_nearest() -> None:
 def test_levels_become_columns() -> None:
     at = columns(Level(*torch.tensor([[0.1, 0.2], [0.9, 0.8], [0.3, 0.4]])), torch.zeros(2, 5, 4, 4))  # type: ignore[arg-type]
     assert [part.shape for part in at] == [(2, 1, 1, 1)] * 3  # type: ignore[attr-defined]
+
+
+class Wide(nn.Module):
+    """A network of twice the channels: the same plain function of x, and a learned half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.7, 0.4], dtype=torch.float64))
+
+    def forward(self, x: Tensor, clock: Tensor, **doors: Tensor) -> Tensor:
+        return torch.cat((self.weight[0] * x.sin(), (self.weight[1] * x).tanh()), dim=1)
+
+
+class Narrow(Wide):
+    """The first half alone."""
+
+    def forward(self, x: Tensor, clock: Tensor, **doors: Tensor) -> Tensor:
+        return super().forward(x, clock, **doors)[:, : x.shape[1]]
+
+
+TABLE = scaled_linear()
+STEPS = [(900.0, 899.0), (400.0, 399.0), (400.0, 200.0), (1.0, 0.0)]
+
+
+@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+def test_a_learned_range_is_the_second_half_from_0_to_1(kind: str) -> None:
+    x, at = rows(3), row_levels([TABLE.level(t) for t in (0.0, 500.0, 999.0)])
+    wide = Denoiser(Wide(), TABLE, prediction(kind), learned_range=True)(x, at, Cond())
+    narrow = Denoiser(Narrow(), TABLE, prediction(kind))(x, at, Cond())
+    assert torch.equal(wide.x0, narrow.x0)
+    assert torch.equal(wide.eps, narrow.eps)
+    assert narrow.learned is None
+    assert wide.learned is not None
+    torch.testing.assert_close(2 * wide.learned - 1, (0.4 * x).tanh())
+
+
+@pytest.mark.parametrize(("network", "learned"), [(Wide(), False), (Narrow(), True)])
+def test_channels_that_do_not_fit_are_told(network: nn.Module, learned: bool) -> None:
+    denoiser = Denoiser(network, TABLE, prediction("eps"), learned_range=learned)
+    with pytest.raises(InvalidRequest, match="learned_range"):
+        denoiser(rows(1), row_levels([TABLE.level(10)]), Cond())
+
+
+def normal(
+    at: Level, to: Level, x: Tensor, x0: Tensor, variance: Tensor | float | None
+) -> torch.distributions.Normal:
+    """q(x_to | x_at, x0) from the joint law of both levels, by Bayes; or with another variance."""
+    link = at.alpha / to.alpha
+    fresh = at.sigma**2 - link**2 * to.sigma**2
+    precision = 1 / to.sigma**2 + link**2 / fresh
+    mean = (to.alpha * x0 / to.sigma**2 + link * x / fresh) / precision
+    return torch.distributions.Normal(mean, (1 / precision if variance is None else variance) ** 0.5)
+
+
+@pytest.mark.parametrize(("high", "low"), STEPS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_divergence_of_a_step_is_that_of_its_two_gaussians(high: float, low: float, share: float) -> None:
+    at, to = TABLE.level(high), TABLE.level(low)
+    x0, guess, eps = rows(2, 1), rows(2, 2), rows(2, 3)
+    x = at.alpha * x0 + at.sigma * eps
+    true = normal(at, to, x, x0, None)
+    least = float(true.scale.flatten()[0]) ** 2
+    largest = at.sigma**2 - (at.alpha / to.alpha) ** 2 * to.sigma**2
+    if high - low == 1:  # one index: the largest is beta itself
+        assert largest == pytest.approx(1 - TABLE.signal[int(high)] / TABLE.signal[int(low)], rel=1e-9)
+    sampled = normal(at, to, x, guess, largest**share * least ** (1 - share))
+    wanted = torch.distributions.kl_divergence(true, sampled)
+    levels = (columns(row_levels([level] * 2), x) for level in (at, to))
+    found = step_divergence(x0 - guess, torch.full_like(x0, share), *levels)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
+
+
+def test_the_last_step_has_no_variance_to_learn() -> None:
+    learned = torch.zeros(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    levels = (columns(row_levels([level]), learned) for level in (TABLE.level(0), CLEAN))
+    found = step_divergence(rows(1), learned, *levels)
+    found.sum().backward()
+    assert (float(found.abs().max()), float(learned.grad.abs().max())) == (0, 0)  # type: ignore[union-attr]
+
+
+def test_variances_are_learned_without_moving_the_mean() -> None:
+    """The gradient of the output proper is the simple loss's; that of the other half the divergence's, scaled."""
+    denoiser = Denoiser(Wide(), TABLE, prediction("eps"), learned_range=True)
+    x0, eps = rows(2, 1), rows(2, 2)
+    at, to = (row_levels([TABLE.level(pair[i]) for pair in STEPS[:2]]) for i in (0, 1))
+    weight = denoiser.network.weight
+
+    def slopes(**options) -> Tensor:
+        (found,) = torch.autograd.grad(denoiser.loss(x0, eps, at, Cond(), **options).sum(), [weight])
+        return found
+
+    simple, both, twice = slopes(), slopes(to=to), slopes(to=to, share=2.0)
+    assert simple[1] == 0
+    assert both[0] == simple[0]
+    assert both[1] != 0
+    assert twice[1] == pytest.approx(float(2 * both[1]))
+    estimate = denoiser(columns(at, x0).alpha * x0 + columns(at, x0).sigma * eps, at, Cond())
+    parts = step_divergence(x0 - estimate.x0, estimate.learned, columns(at, x0), columns(to, x0))
+    added = denoiser.loss(x0, eps, at, Cond(), to=to) - denoiser.loss(x0, eps, at, Cond())
+    torch.testing.assert_close(added, parts.flatten(1).mean(1))
+
+
+def test_a_network_without_a_range_learns_no_variance() -> None:
+    at = row_levels([TABLE.level(9)])
+    with pytest.raises(InvalidRequest, match="learned range"):
+        Denoiser(Narrow(), TABLE, prediction("eps")).loss(rows(1), rows(1), at, Cond(), to=at)
+
+
+@pytest.mark.parametrize("schedule", [scaled_linear(), Cosine(), Flow()])
+def test_edms_prediction_needs_its_process(schedule) -> None:
+    with pytest.raises(InvalidRequest, match="'exploding'"):
+        Denoiser(Narrow(), schedule, edm())
+    assert Denoiser(Narrow(), Exploding(), edm(0.3)).prediction.kind == "edm"
