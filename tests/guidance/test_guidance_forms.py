@@ -175,6 +175,15 @@ def test_cfgpp_with_ddim_is_the_papers_update(scale: float) -> None:
     torch.testing.assert_close(found, x, rtol=1e-11, atol=1e-11)
 
 
+def test_cfgpp_at_scale_1_is_not_off() -> None:
+    model = Model()
+    x, at = at_level("flow", 1)
+    found = run(GUIDES["cfgpp"].make(Pair(model.denoise, "a", "b", 1.0, prediction("flow"), ()))(x, at))
+    assert model.asked == [(at, ("a", "b"))]
+    wanted, avoided = (run(model.one(name)(x, at)) for name in ("a", "b"))
+    close(found, Estimate(at, wanted.x0, avoided.eps), 1e-14)
+
+
 def test_cfgpp_leaves_the_noise_alone_under_a_threshold_too() -> None:
     model = Model()
     x, at = at_level("flow", 1)
