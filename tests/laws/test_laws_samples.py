@@ -15,7 +15,7 @@ from sfumato.noise import Stream
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level, posterior_std
 from sfumato.process.schedule import Flow, scaled_linear
-from sfumato.samplers import SAMPLERS
+from sfumato.samplers import SAMPLERS, sampler
 from sfumato.samplers.multistep import Churn, ancestral, multistep
 from sfumato.samplers.rules import ddim
 
@@ -68,9 +68,9 @@ def distance(samples: Tensor) -> float:
 
 
 @pytest.mark.parametrize("schedule", [scaled_linear(), Flow()], ids=["table", "flow"])
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
-def test_samples_follow_the_mixture(sampler: str, schedule) -> None:
-    samples = draw(SAMPLERS[sampler].walk, schedule, seed=5)
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp_2m"])
+def test_samples_follow_the_mixture(name: str, schedule) -> None:
+    samples = draw(SAMPLERS[name].walk, schedule, seed=5)
     assert distance(samples) < CRITICAL
     mean = sum(w * m for w, m in zip(WEIGHTS, MEANS, strict=True))
     second = sum(w * (v + m * m) for w, v, m in zip(WEIGHTS, VARIANCES, MEANS, strict=True))
@@ -81,6 +81,65 @@ def test_samples_follow_the_mixture(sampler: str, schedule) -> None:
     for m, v, w in zip(MEANS, VARIANCES, WEIGHTS, strict=True):
         near = float(((samples - m).abs() < 2 * math.sqrt(v)).double().mean())
         assert near > 0.9 * 0.954 * w
+
+
+MANY = 100_000
+TRIED = [s for s, e in SAMPLERS.items() if e.stochastic and e.order > 0 and s != "euler_ancestral"]
+WRITTEN = {"edm": "edm(s_noise=1, churn=4)"}
+"""All but euler_ancestral, which is ddpm. EDM with noise of unit variance, and churn that falls with the step."""
+LEFT, RIGHT = (-1.0, 0.04, 0.7), (1.0, 0.25, 0.3)
+"""Mean, variance and weight of two Gaussians far apart."""
+
+
+def moments(text: str, steps: int) -> list[tuple[float, float, float]]:
+    """Of MANY samples the mean, the variance and the share above 0: found, true, and the standard error.
+
+    From the exact law at much noise to nearly none.
+    """
+    first, last = math.log(0.1), math.log(25.0)
+    grid = [Flow().at(first + (last - first) * i / steps) for i in range(steps + 1)]
+    generator = torch.Generator().manual_seed(11 + steps)
+
+    def unit(at: Level | None = None, to: Level | None = None, visit: int = 0) -> Tensor:
+        return torch.randn(MANY, dtype=torch.float64, generator=generator)
+
+    async def denoise(x: Tensor, at: Level) -> Estimate:
+        """The posterior mean: that of each component is a line in x, and the log odds a parabola."""
+        lines, parabola = [], torch.zeros(3, dtype=torch.float64)
+        for sign, (m, v, weight) in zip((-1, 1), (LEFT, RIGHT), strict=True):
+            spread = v * at.alpha**2 + at.sigma**2
+            gain, centre = at.alpha * v / spread, at.alpha * m
+            lines.append((m - gain * centre, gain))
+            terms = (-(centre**2) / 2, centre, -0.5)
+            parabola += sign * torch.tensor([t / spread for t in terms], dtype=torch.float64)
+            parabola[0] += sign * (math.log(weight) - 0.5 * math.log(spread))
+        c, b, a = parabola.tolist()
+        share = (x * (a * x + b) + c).sigmoid()
+        (p, q), (r, s) = lines
+        x0 = p + q * x + share * ((r - p) + (s - q) * x)
+        return Estimate(at, x0, (x - at.alpha * x0) / at.sigma)
+
+    right = torch.rand(MANY, generator=generator) < RIGHT[2]
+    x0 = torch.where(right, RIGHT[0] + math.sqrt(RIGHT[1]) * unit(), LEFT[0] + math.sqrt(LEFT[1]) * unit())
+    start = grid[0].alpha * x0 + grid[0].sigma * unit()
+    found = run(sampler(text).walk(start, grid, denoise, unit)) / grid[-1].alpha
+    extra = grid[-1].ratio ** 2
+    mean = sum(w * m for m, _, w in (LEFT, RIGHT))
+    variance = sum(w * (v + m * m) for m, v, w in (LEFT, RIGHT)) - mean**2 + extra
+    above = sum(w * 0.5 * (1 + math.erf(m / math.sqrt(2 * (v + extra)))) for m, v, w in (LEFT, RIGHT))
+    squares, over = (found - mean) ** 2, (found > 0).double()
+    pairs = ((found, mean), (squares, variance), (over, above))
+    return [(float(f.mean()), true, float(f.std()) / math.sqrt(MANY)) for f, true in pairs]
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_moments_of_a_hundred_thousand(name: str) -> None:
+    """Within three standard errors, the error of the law of the sampler's order taken off by doubling the steps."""
+    text, order = WRITTEN.get(name, name), SAMPLERS[name].order
+    steps, power = (20 if order == 2 else 80), 2**order
+    for coarse, fine in zip(moments(text, steps), moments(text, 2 * steps), strict=True):
+        found = (power * fine[0] - coarse[0]) / (power - 1)
+        assert abs(found - fine[1]) < 3 * math.hypot(power * fine[2], coarse[2]) / (power - 1)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.7, 1.3])
