@@ -86,7 +86,13 @@ class Text2Image:
         check(by, walker, scale=scale, steps=chosen["steps"])
         shape = model.codec.shape(height, width)
         schedule = model.schedule(shape)
-        grid = make_grid(chosen["grid"], steps=chosen["steps"], schedule=schedule, final=defaults.final)
+        grid = make_grid(
+            chosen["grid"],
+            steps=chosen["steps"],
+            schedule=schedule,
+            final=defaults.final,
+            prediction=model.denoiser.prediction,
+        )
         seeds = range(self.seed, self.seed + self.count)
         draws = noise(self.noise, seeds, shape)
         if self.pick is not None:
