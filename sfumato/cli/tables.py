@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -42,7 +43,7 @@ def samplers(as_json: bool) -> None:
             "order": s.order,
             "evaluations": s.evaluations,
             "stochastic": s.stochastic,
-            "options": options_of(s.walk),
+            "options": {k: v if v != math.inf else None for k, v in options_of(s.walk).items()},
             "reference": s.reference,
         }
         for s in SAMPLERS.values()
