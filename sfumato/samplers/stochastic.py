@@ -187,7 +187,7 @@ async def dpmpp_3m_sde(
     DPM-Solver++'s published code, and all after it, give the parabola's second-order term half of its integral; 1 is
     the exact integral. The weak order is 2 with either: with fresh noise the differences of x0 are no derivatives.
     """
-    rules = (ddim, integrated(eta), integrated(eta, curvature))
+    rules = (ddim, integrated(eta), integrated(eta, within("curvature", curvature, 0.0)))
     return await multistep(x, grid, denoise, louder(fresh, s_noise), rules=rules, churn=sde_by(eta))
 
 
