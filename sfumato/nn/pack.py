@@ -48,6 +48,9 @@ def pack(module: M) -> M:
     first call, so that weights are in memory once. The result has no ``state_dict`` of its weights, cannot
     move to another device or dtype and cannot be trained; a layer packed for one picture size serves all
     others. Its remaining parameters (norms, biases) have the dtype and device of the module.
+
+    Gradients with respect to inputs are those of the plain module: where torch records them, layers unpack their
+    weights and run as torch has them, at its speed.
     """
     kinds = {(p.dtype, p.device.type) for p in module.parameters()}
     fits = kinds in ({(t, "cpu")} for t in (torch.bfloat16, torch.float32))
@@ -55,6 +58,11 @@ def pack(module: M) -> M:
     if not available() or module.training or not fits or done:
         return module
     return _packed(module)  # type: ignore[return-value]
+
+
+def _recorded(*inputs: Tensor | None) -> bool:
+    """Whether torch records gradients with respect to one of ``inputs``, which oneDNN's joined operations have not."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 class PackedConv2d(Adding):
@@ -67,12 +75,14 @@ class PackedConv2d(Adding):
         self.packed: Tensor | None = None
         self.bias = conv.bias
         self.stride, self.padding = list(conv.stride), list(conv.padding)
-        self.dilation, self.groups = list(conv.dilation), conv.groups
+        self.dilation, self.groups = [int(d) for d in conv.dilation], conv.groups
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W), channels-last; ``bias`` (outer,) stands in for the layer's own."""
         x = x.contiguous(memory_format=torch.channels_last)
         bias = self.bias if bias is None else bias
+        if _recorded(x, bias):
+            return F.conv2d(x, _dense(self), bias, self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._weight(x), bias, self.padding, self.stride, self.dilation, self.groups, *_NONE
         )
@@ -80,6 +90,9 @@ class PackedConv2d(Adding):
 
     def add(self, rest: Tensor, x: Tensor, *, overwrite: bool) -> Tensor:
         """``rest + self(x)`` for ``rest`` of the output's shape."""
+        if _recorded(rest, x):
+            total: Tensor = rest + self(x)
+            return total
         x = x.contiguous(memory_format=torch.channels_last)
         rest = rest.contiguous(memory_format=torch.channels_last)
         ops = torch.ops.mkldnn
@@ -125,9 +138,8 @@ class PackedLinear(Adding):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """Map (..., inner) to (..., outer), through GELU if ``gelu``."""
-        if self.keeps:
-            assert self.plain is not None
-            y = F.linear(x, self.plain, self.bias)
+        if self.keeps or _recorded(x):
+            y = F.linear(x, _dense(self), self.bias)
             return F.gelu(y) if gelu else y
         kind = ("gelu", [], "none") if gelu else _NONE
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight(x), self.bias, *kind)
@@ -142,7 +154,7 @@ class PackedLinear(Adding):
         return self._joined(factor, x, "mul")
 
     def _joined(self, other: Tensor, x: Tensor, how: str) -> Tensor:
-        if self.keeps:
+        if self.keeps or _recorded(other, x):
             y: Tensor = self(x)
             return other + y if how == "add" else other * y
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight(x), self.bias, how)
@@ -156,6 +168,15 @@ class PackedLinear(Adding):
             self.plain = None
         assert self.packed is not None
         return self.packed
+
+
+def _dense(layer: PackedConv2d | PackedLinear) -> Tensor:
+    """The plain weight of ``layer``, unpacked if it is packed."""
+    plain = layer.plain
+    if plain is None:
+        assert layer.packed is not None  # set before ``plain`` is forgotten
+        return layer.packed.to_dense()
+    return plain
 
 
 class PackedAttention(Attention):

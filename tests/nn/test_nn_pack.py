@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 
 import pytest
 import torch
@@ -206,3 +207,28 @@ def test_what_cannot_be_packed_is_returned_as_it_is(monkeypatch):
 def test_parameters_left_tell_dtype_and_device():
     packed = pack(network(PLAIN, torch.bfloat16))
     assert {p.dtype for p in packed.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [TEXT, PLAIN])
+@pytest.mark.parametrize("before", [False, True], ids=["first call", "already packed"])
+def test_gradients_of_the_input_are_those_of_the_plain_network(config, dtype, before):
+    """And no operation without a gradient is asked: torch would warn, and go on with a wrong one."""
+    net = network(config, dtype)
+    packed = pack(net)
+    (x, clock), cond = inputs(config, 2, (16, 16), dtype)
+    pull = torch.randn(x.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
+    if before:
+        with torch.no_grad():
+            packed(x, clock, **cond)
+
+    def slope(module):
+        free = x.clone().requires_grad_()
+        return torch.autograd.grad(module(free, clock, **cond), free, pull)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = slope(packed)
+    assert distance(found, slope(net)) < TOLERANCE[dtype]
+    with torch.no_grad():
+        assert distance(packed(x, clock, **cond), net(x, clock, **cond)) < TOLERANCE[dtype]
