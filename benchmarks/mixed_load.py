@@ -1,9 +1,9 @@
 """Requests that have nothing in common but the model: the engine beside one after another.
 
-``python -m benchmarks.mixed_load``: first what a row costs by the size of a call. Then 32 pictures of the built-in model
-with different samplers, steps (4 to 30), guidance (1 to 7) and seeds: every round makes all of them with each driver
-in turn. Rows are those that the requests need; what a bucket adds is not counted. CPU seconds are the process's, all
-threads. Differences are those of the finished pictures, of 255, from those of ``run``.
+``python -m benchmarks.mixed_load``: first what a row costs by the size of a call. Then 32 pictures of the built-in
+model with different samplers, steps (4 to 30), guidance (1 to 7) and seeds: every round makes all of them with each
+driver in turn. Rows are those that the requests need; what a bucket adds is not counted. CPU seconds are the
+process's, all threads. Differences are those of the finished pictures, of 255, from those of ``run``.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def table(lines: list[Line]) -> str:
     ]
     for line in lines:
         out.append(
-            f"| {line.name} | {line.seconds:.2f} | {line.rows_a_second:.0f} | {line.speed:.2f}x "
-            f"[{line.least:.2f}..{line.most:.2f}] | {line.cpu:.1f}, {line.cpu_speed:.2f}x | {line.calls} | {line.mean_difference:.2f}, "
-            f"{line.greatest_difference} |"
+            f"| {line.name} | {line.seconds:.2f} | {line.rows_a_second:.0f} "
+            f"| {line.speed:.2f}x [{line.least:.2f}..{line.most:.2f}] | {line.cpu:.1f}, {line.cpu_speed:.2f}x "
+            f"| {line.calls} | {line.mean_difference:.2f}, {line.greatest_difference} |"
         )
     return "\n".join(out)
 
