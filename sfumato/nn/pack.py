@@ -74,8 +74,8 @@ class PackedConv2d(Adding):
         self.plain: Tensor | None = conv.weight.detach()
         self.packed: Tensor | None = None
         self.bias = conv.bias
-        self.stride, self.padding = list(conv.stride), list(conv.padding)
-        self.dilation, self.groups = [int(d) for d in conv.dilation], conv.groups
+        self.stride, self.padding = list(conv.stride), [int(p) for p in conv.padding]
+        self.dilation, self.groups = list(conv.dilation), conv.groups
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W), channels-last; ``bias`` (outer,) stands in for the layer's own."""
