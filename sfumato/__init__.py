@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.api import Images, Loaded, load, models, remake
+    from sfumato.engine.engine import Engine
     from sfumato.engine.run import run
     from sfumato.errors import (
         Cancelled,
         DataError,
         InvalidRequest,
         MissingExtra,
+        OutOfMemory,
         OutputError,
         SfumatoError,
         UnknownName,
@@ -41,12 +43,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cancelled": "sfumato.errors:Cancelled",
     "DataError": "sfumato.errors:DataError",
+    "Engine": "sfumato.engine.engine:Engine",
     "Estimate": "sfumato.process.estimate:Estimate",
     "Images": "sfumato.api:Images",
     "InvalidRequest": "sfumato.errors:InvalidRequest",
     "Level": "sfumato.process.level:Level",
     "Loaded": "sfumato.api:Loaded",
     "MissingExtra": "sfumato.errors:MissingExtra",
+    "OutOfMemory": "sfumato.errors:OutOfMemory",
     "OutputError": "sfumato.errors:OutputError",
     "SfumatoError": "sfumato.errors:SfumatoError",
     "Text2Image": "sfumato.tasks.text2image:Text2Image",
@@ -66,12 +70,14 @@ _HOMES = {
 __all__ = [
     "Cancelled",
     "DataError",
+    "Engine",
     "Estimate",
     "Images",
     "InvalidRequest",
     "Level",
     "Loaded",
     "MissingExtra",
+    "OutOfMemory",
     "OutputError",
     "SfumatoError",
     "Text2Image",
