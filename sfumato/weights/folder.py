@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sfumato.errors import WeightsError
+from sfumato.weights.header import short
 
 SAFE = (".safetensors", ".sft")
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -114,7 +115,7 @@ def read_index(index: Path) -> Choice:
     files = {name: inside(index.parent, name) for name in names}
     for name, path in files.items():
         if not path.is_file():
-            raise WeightsError(f"the index {index} names {name}, which is not there")
+            raise WeightsError(f"the index {index} names {short(name)}, which is not there")
     return Choice(tuple(files.values()), {key: files[name] for key, name in told.items()})
 
 
@@ -126,7 +127,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     plain = name not in ("", ".", "..") and "\0" not in name and not any(map(name.endswith, (" ", ".")))
     if not plain or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-        raise WeightsError(f"{folder} names the file {name!r}, which would lie outside of the folder")
+        raise WeightsError(f"{folder} names the file {short(name)}, which would lie outside of the folder")
     path = folder / name
     try:
         home, real = folder.resolve(), path.resolve()

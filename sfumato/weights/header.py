@@ -155,13 +155,15 @@ def parse_header(text: bytes, file: File) -> Header:
         if name == METADATA and metadata is None:
             metadata, at = _metadata(text, at)
         elif name in entries or name == METADATA:
-            raise ValueError(f"the header names {_short(name)} twice")
+            raise ValueError(f"the header names {short(name)} twice")
+        elif not name.isprintable():
+            raise ValueError(f"the name {short(name)} has characters that cannot be printed")
         elif len(entries) == MAX_TENSORS:
             raise ValueError(many)
         else:
             found = _BODY.match(text, at, at + MAX_NAME)
             if not found:
-                raise ValueError(f"the header does not describe {_short(name)} by an object")
+                raise ValueError(f"the header does not describe {short(name)} by an object")
             entries[name] = _entry(name, found[0], len(text) + 8, file)
             at = found.end()
         at = _next(text, at)
@@ -216,10 +218,10 @@ def _metadata(text: bytes, at: int) -> tuple[dict[str, str], int]:
         key, at = _key(text, at)
         value = _VALUE.match(text, at)
         if not value:
-            raise ValueError(f"the header's metadata {_short(key)} is not a text")
+            raise ValueError(f"the header's metadata {short(key)} is not a text")
         size += value.end() - at + len(key)
         if key in found:
-            raise ValueError(f"the header's metadata names {_short(key)} twice")
+            raise ValueError(f"the header's metadata names {short(key)} twice")
         if size > MAX_METADATA or len(found) >= MAX_TENSORS:
             raise ValueError(f"the header's metadata is larger than {MAX_METADATA:,} bytes")
         found[key] = _text(value[0])
@@ -247,20 +249,20 @@ def _entry(name: str, body: bytes, base: int, file: File) -> Entry:
     try:
         told = _TENSOR.decode(body.decode("utf-8"))
     except RecursionError as error:
-        raise ValueError(f"the header describes {_short(name)} by lists in lists without end") from error
+        raise ValueError(f"the header describes {short(name)} by lists in lists without end") from error
     if not isinstance(told, dict) or told.keys() != _FIELDS:
-        raise ValueError(f"the header describes {_short(name)} by other than dtype, shape and data_offsets")
+        raise ValueError(f"the header describes {short(name)} by other than dtype, shape and data_offsets")
     dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{_short(name)} has the dtype {_short(dtype)}, which is not known")
+        raise ValueError(f"{short(name)} has the dtype {short(dtype)}, which is not known")
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS or math.prod(max(n, 1) for n in shape) >= 2**60:
-        raise ValueError(f"{_short(name)} has the shape {_short(shape)}, which cannot be")
+        raise ValueError(f"{short(name)} has the shape {short(shape)}, which cannot be")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{_short(name)} has the offsets {_short(offsets)}, which cannot be")
+        raise ValueError(f"{short(name)} has the offsets {short(offsets)}, which cannot be")
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != size:
         raise ValueError(
-            f"{_short(name)} of shape {_short(shape)} in {dtype} takes {size:,} bytes, "
+            f"{short(name)} of shape {short(shape)} in {dtype} takes {size:,} bytes, "
             f"the header gives it {offsets[1] - offsets[0]:,}"
         )
     return Entry(tuple(shape), dtype, size, file, base + offsets[0])
@@ -277,7 +279,7 @@ def _check_cover(entries: Mapping[str, Entry], start: int, end: int) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].bytes)):
         if entry.start != at:
             fault = "overlap others" if entry.start < at else "begin behind a hole"
-            raise ValueError(f"the bytes of {_short(name)} {fault} (at {entry.start - start:,})")
+            raise ValueError(f"the bytes of {short(name)} {fault} (at {entry.start - start:,})")
         at += entry.bytes
     if at != end:
         fault = "it is truncated" if at > end else "the header does not tell of all"
@@ -286,7 +288,7 @@ def _check_cover(entries: Mapping[str, Entry], start: int, end: int) -> None:
         )
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """``value`` as it may stand in a sentence."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else "a huge number"
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -16,7 +16,8 @@ from sfumato.errors import WeightsError
 from sfumato.weights.keys import LAYOUTS, Column, KeyTable, Row
 
 Shape = tuple[int, ...]
-SHOWN = 10
+SHOWN = 10  # names of a kind in an error
+LONGEST = 300  # characters of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,6 @@ def _refuse(layout: str, faults: dict[str, Sequence[str]]) -> None:
     for what, names in faults.items():
         if names:
             more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-            told.append(f"{what}: {', '.join(names[:SHOWN])}{more}")
+            told.append(f"{what}: {', '.join(name[:LONGEST] for name in names[:SHOWN])}{more}")
     if told:
         raise WeightsError(f"these weights do not fit in the layout {layout!r}; {'; '.join(told)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from sfumato.weights.keys import KeyTable
 from sfumato.weights.links import Link, Shape, links, pieces, prove
 from sfumato.weights.source import Source
 
+MOST_THREADS = 4  # more only wait for memory
 FILLS = {getattr(Tensor, name) for name in ("normal_", "uniform_", "fill_", "zero_", "erfinv_")}
 
 M = TypeVar("M", bound=nn.Module)
@@ -62,29 +64,49 @@ def load_into(
     Raises WeightsError unless every key of the file is used once, every parameter filled once, and every shape is
     as expected. Besides the weights in their new dtype, a few megabytes are held.
     """
-    with torch.device("meta"), Unfilled():
-        module = make()
-    owners = _owners(module)
-    targets = {names[0]: tensor for names, tensor in owners}
-    found = links(table, layout, targets)
-    prove(table, layout, found, source.entries.keys())
-    check_shapes(found, {name: tuple(tensor.shape) for name, tensor in targets.items()}, source)
-    patterns = tuple(keep_float32)
-    filled: dict[str, Tensor] = {}
-    for link in found:
-        tensors = []
-        for name in link.ours:
-            wanted = _dtype(name, targets[name], source[link.theirs[0]].torch_dtype, dtype, patterns)
-            tensors.append(torch.empty(targets[name].shape, dtype=wanted, device=device))
-        fill(link, tensors, source, finite=finite)
-        filled |= zip(link.ours, tensors, strict=True)
-    _assign(module, owners, filled)
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_meta:
-            raise WeightsError(
-                f"{name} is in no file and was left without values: build it with device='cpu'"
-            )
-    return module.to(device=device).eval().requires_grad_(False)
+    with torch.inference_mode(False), torch.no_grad():
+        with torch.device("meta"), Unfilled():
+            module = make()
+        owners = _owners(module)
+        targets = {names[0]: tensor for names, tensor in owners}
+        found = links(table, layout, targets)
+        prove(table, layout, found, source.entries.keys())
+        check_shapes(found, {name: tuple(tensor.shape) for name, tensor in targets.items()}, source)
+        patterns = tuple(keep_float32)
+        filled: dict[str, Tensor] = {}
+        for link in found:
+            for name in link.ours:
+                wanted = _dtype(name, targets[name], source[link.theirs[0]].torch_dtype, dtype, patterns)
+                filled[name] = torch.empty(targets[name].shape, dtype=wanted, device=device)
+        _fill_all([(link, [filled[name] for name in link.ours]) for link in found], source, finite)
+        _assign(module, owners, filled)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.is_meta:
+                raise WeightsError(
+                    f"{name} is in no file and was left without values: build it with device='cpu'"
+                )
+        return module.to(device=device).eval().requires_grad_(False)
+
+
+def _fill_all(jobs: Sequence[tuple[Link, Sequence[Tensor]]], source: Source, finite: bool) -> None:
+    """Fill the tensors of every link, several at once where they lie in this machine's memory.
+
+    Each thread converts alone: torch's own threads would meet after every piece, which costs more than it gains.
+    """
+    threads = torch.get_num_threads()
+    here = all(tensor.device.type == "cpu" for _, tensors in jobs for tensor in tensors)
+    torch.set_num_threads(1)  # for this thread and those that begin now, not for others
+    try:
+        with ThreadPoolExecutor(min(threads, MOST_THREADS) if here else 1) as pool:
+            tasks = [pool.submit(fill, link, tensors, source, finite=finite) for link, tensors in jobs]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def check_shapes(found: Iterable[Link], shapes: dict[str, Shape], source: Source) -> None:

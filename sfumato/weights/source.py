@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import WeightsError
 from sfumato.weights.folder import MODEL_INDEX, PICKLED, SAFE, Choice, choose, inside, read_index, read_json
-from sfumato.weights.header import MAX_TENSORS, Entry, read_header
+from sfumato.weights.header import MAX_TENSORS, Entry, read_header, short
 from sfumato.weights.pickled import unpickle
 from sfumato.weights.reading import read_into
 
@@ -136,7 +136,9 @@ def join(parts: Mapping[str, Source], path: Path | None = None) -> Source:
     for name, part in parts.items():
         dotted = {f"{name}.{key}" if name else key: entry for key, entry in part.entries.items()}
         if twice := sorted(entries.keys() & dotted.keys()):
-            raise WeightsError(f"{part.path} has tensors that another file has too: {', '.join(twice[:5])}")
+            raise WeightsError(
+                f"{part.path} has tensors that another file has too: {', '.join(map(short, twice[:5]))}"
+            )
         entries |= dotted
         metadata = {**part.metadata, **metadata}
     first = path or next((part.path for part in parts.values()), Path())
@@ -194,7 +196,9 @@ def _merged(path: Path, sources: Iterable[Source]) -> Mapping[str, Entry]:
     entries: dict[str, Entry] = {}
     for source in sources:
         if twice := sorted(entries.keys() & source.entries.keys()):
-            raise WeightsError(f"two shards of {path} hold the same tensors: {', '.join(twice[:5])}")
+            raise WeightsError(
+                f"two shards of {path} hold the same tensors: {', '.join(map(short, twice[:5]))}"
+            )
         entries |= source.entries
     return entries
 
@@ -205,8 +209,8 @@ def _indexed(path: Path, choice: Choice, opened: Mapping[Path, Source]) -> Mappi
     missing = [name for name, file in where.items() if name not in opened[file].entries]
     extra = [k for file, source in opened.items() for k in source.entries if where.get(k) != file]
     if missing or extra:
-        told = [f"not in their shard: {', '.join(missing[:10])}"] if missing else []
-        told += [f"not in the index: {', '.join(extra[:10])}"] if extra else []
+        told = [f"not in their shard: {', '.join(map(short, missing[:10]))}"] if missing else []
+        told += [f"not in the index: {', '.join(map(short, extra[:10]))}"] if extra else []
         raise WeightsError(f"the index in {path} and its shards do not agree; {'; '.join(told)}")
     return {name: opened[file].entries[name] for name, file in where.items()}
 

@@ -7,9 +7,11 @@ take 200 MB more than it has at the start. What is accepted must be what safeten
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import random
+import re
 import resource
 import tempfile
 import time
@@ -268,7 +270,8 @@ def run(folder: Path, times: int, seed: int) -> Counter[str]:
             raise AssertionError(f"file {number} of seed {seed}: {error!r}: {data[:2000]!r}") from error
         came["opened" if told == "opened" else "refused"] += 1
         if told != "opened" and peer_opens(data):
-            came[f"refused by us alone: {told.rpartition('damaged: ')[2][:90]}"] += 1
+            why = re.sub(r"'[^']*'|layer\.\d|\[.*\]", "...", told.rpartition("damaged: ")[2])
+            came[f"refused by us alone: {why[:90]}"] += 1
     return came
 
 
@@ -289,6 +292,8 @@ def main() -> None:
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+        with contextlib.suppress(MemoryError):
+            raise AssertionError(f"the memory is not bounded: {len(bytearray(MEMORY))} bytes were given")
         began = time.perf_counter()
         came = run(folder, options.times, options.seed)
         print(f"{options.times:,} files in {time.perf_counter() - began:.1f} s")

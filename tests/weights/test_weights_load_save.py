@@ -341,6 +341,16 @@ def test_the_header_is_padded_and_wide_values_stand_first(tmp_path: Path) -> Non
     assert header["a"]["data_offsets"] == [12, 18]
 
 
+def test_loading_leaves_torch_as_it_was_and_gives_plain_tensors(files: dict[str, Path]) -> None:
+    threads = torch.get_num_threads()
+    with torch.inference_mode():
+        ours = load_into(Small, open_source(files["original"]), TABLE, "original")
+        assert torch.is_inference_mode_enabled()
+    assert torch.get_num_threads() == threads
+    assert not ours.head.weight.is_inference()
+    assert ours.head.weight.requires_grad_(True).sum().requires_grad
+
+
 MEASURE = """
 import resource, sys, torch
 from torch import nn
@@ -367,7 +377,6 @@ def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
 
-torch.set_num_threads(1)
 torch.zeros(10).half().bfloat16().aminmax()
 table = KeyTable.parse("layers  layers  layers")
 before = peak()

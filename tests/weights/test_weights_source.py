@@ -149,7 +149,7 @@ def test_files_published_apart_are_joined(tmp_path: Path) -> None:
     assert len(both.entries) == 4
     check(both.under("vae."))
     inner = Source(ae.path, {"weight": ae["a.weight"]})
-    with pytest.raises(WeightsError, match=r"another file has too: a\.weight"):
+    with pytest.raises(WeightsError, match=r"another file has too: 'a\.weight'"):
         join({"": ae, "a": inner})
 
 
@@ -226,10 +226,10 @@ def test_an_index_that_is_not_what_its_shards_hold_is_refused(tmp_path: Path) ->
     index = shards(tmp_path) / "model.safetensors.index.json"
     one, two = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
     for where, why in [
-        ({"a.weight": one, "b.weight": one}, "not in their shard: b.weight"),
+        ({"a.weight": one, "b.weight": one}, "not in their shard: 'b.weight'"),
         ({"a.weight": one}, None),
-        ({"a.weight": two, "b.weight": two}, "not in their shard: a.weight"),
-        ({"a.weight": one, "c": two}, "not in the index: b.weight"),
+        ({"a.weight": two, "b.weight": two}, "not in their shard: 'a.weight'"),
+        ({"a.weight": one, "c": two}, "not in the index: 'b.weight'"),
         ({"a.weight": "gone.safetensors"}, "which is not there"),
     ]:
         index.write_text(json.dumps({"weight_map": where}))
@@ -305,6 +305,7 @@ def test_what_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
         (b'{"a":{"dtype":"U8","shape":' + b"[" * 4000 + b"}}", b"", "lists in lists|damaged"),
         (b'{"\\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"0", "damaged"),
         (b'{"\xff":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"0", "damaged"),
+        (b'{"a\\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"0", "cannot be printed"),
         (b'{"__metadata__":{"a":1}}', b"", "is not a text"),
         (b'{"__metadata__":{"a":"1","a":"2"}}', b"", "'a' twice"),
     ],
