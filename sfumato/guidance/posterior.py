@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.guidance.guide import Sampler
 from sfumato.guidance.operators import Observation, inner, solve
 from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.level import Level, posterior_std
@@ -157,6 +158,25 @@ def posterior(text: str, denoise: Denoise, observed: Observation, grid: Sequence
     check_options(name, method, options)
     needed = (denoise, observed, grid) if method is dps else (denoise, observed)
     return method(*needed, **options)
+
+
+def check(text: str, sampler: Sampler) -> None:
+    """Refuse the method called ``text`` with a ``sampler`` that cannot walk with it, with the reason.
+
+    ``dps`` finds out at the first level that is not on its grid; here it is refused with samplers that choose their
+    levels themselves.
+    """
+    name, options = parse(text, "posterior method")
+    if name == "pigdm" and options.get("weight") == "adaptive" and not sampler.off_line:
+        raise InvalidRequest(
+            f"pigdm(weight=adaptive) and the sampler {sampler.name!r} do not go together: it gives a picture and a "
+            "noise that do not add up to x, and this sampler uses x itself; use pigdm(weight=score), or ddim or ddpm"
+        )
+    if name == "dps" and sampler.evaluations is None:
+        raise InvalidRequest(
+            f"dps and the sampler {sampler.name!r} do not go together: dps is part of a step of the grid, and this "
+            "sampler chooses its own steps; use ddim, ddpm or dpmpp_2m, or the method mmps"
+        )
 
 
 async def _differentiable(

@@ -16,7 +16,7 @@ from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families.gaussian import Mixture, denoise_of, mixture
 from sfumato.guidance.classifier_free import classifier_free
 from sfumato.guidance.operators import Observation
-from sfumato.guidance.posterior import POSTERIOR, diffpir, dps, mmps, pigdm, posterior
+from sfumato.guidance.posterior import POSTERIOR, check, diffpir, dps, mmps, pigdm, posterior
 from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.grid import make_grid
 from sfumato.process.level import CLEAN, Level
@@ -444,3 +444,18 @@ def test_methods_have_names() -> None:
     with pytest.raises(UnknownName, match="pigdm"):
         posterior("pgdm", awaited(denoise_of(TWO)), observation(), [])
     assert list(POSTERIOR) == sorted(POSTERIOR)
+
+
+def test_methods_and_samplers_that_do_not_go_together_are_refused() -> None:
+    for entry in SAMPLERS.values():
+        for text in ("mmps", "pigdm", "diffpir", "pigdm(weight=score)"):
+            check(text, entry)
+        for text, fits in (
+            ("pigdm(weight=adaptive)", entry.off_line),
+            ("dps", entry.evaluations is not None),
+        ):
+            if fits:
+                check(text, entry)
+            else:
+                with pytest.raises(InvalidRequest, match="do not go together"):
+                    check(text, entry)
