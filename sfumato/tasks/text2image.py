@@ -66,7 +66,7 @@ class Text2Image:
         """
         from sfumato.guidance import check, guide
         from sfumato.noise import MAX_SEED, NOISES, Only, noise
-        from sfumato.process.grid import make_grid
+        from sfumato.process.grid import make_grid, steps_in
         from sfumato.process.spec import parse
         from sfumato.samplers import sampler
 
@@ -81,11 +81,13 @@ class Text2Image:
             raise InvalidRequest(
                 f"pick = {self.pick} is more than count = {self.count}: there is no such picture"
             )
+        shape = model.codec.shape(height, width)
+        schedule = model.schedule(shape)
+        if self.steps is None:  # a grid that lists its levels says itself how many steps there are
+            chosen["steps"] = steps_in(chosen["grid"], schedule) or chosen["steps"]
         walker, by = sampler(chosen["sampler"]), guide(chosen["guide"])
         scale = 1.0 if defaults.distilled else chosen["guidance"]
         check(by, walker, scale=scale, steps=chosen["steps"])
-        shape = model.codec.shape(height, width)
-        schedule = model.schedule(shape)
         grid = make_grid(
             chosen["grid"],
             steps=chosen["steps"],
