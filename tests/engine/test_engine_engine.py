@@ -296,7 +296,13 @@ def test_listeners_hear_of_every_answer_of_their_own_request() -> None:
     model, _ = fake()
     engine = Engine()
     heard = []
-    request = engine.submit(walk(model, 1, rows=2, guided=True), listen=heard.append)
+    seen = []
+
+    def listen(event) -> None:
+        heard.append(event)
+        seen.append(event.request.preview())
+
+    request = engine.submit(walk(model, 1, rows=2, guided=True), listen=listen)
     engine.submit(walk(model, 2, steps=9))
     engine.run_until_idle()
     assert [event.verb for event in heard] == ["embed", "embed", "denoise", "denoise", "denoise", "decode"]
@@ -306,7 +312,10 @@ def test_listeners_hear_of_every_answer_of_their_own_request() -> None:
     assert heard[2].estimate.x0.shape == (2, *SHAPE)
     assert heard[-1].estimate is None
     assert request.estimate is heard[4].estimate
-    assert torch.equal(request.preview(), heard[4].estimate.x0[0])
+    assert seen[:2] == [None, None]
+    for event, shown in zip(heard[2:5], seen[2:5], strict=True):
+        assert torch.equal(shown, event.estimate.x0[0])
+    assert torch.equal(request.preview(), seen[4])
 
 
 @pytest.mark.parametrize(("stop", "state"), [(Fault("enough"), "failed"), (Cancelled("enough"), "cancelled")])
