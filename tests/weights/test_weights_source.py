@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import load_torch_model, save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -341,3 +342,22 @@ def test_what_we_write_without_tensors_opens_without_any(tmp_path: Path) -> None
     assert open_source(save_tensors(tmp_path / "x.safetensors", {}, metadata={"a": "b"})).metadata == {
         "a": "b"
     }
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_shards_as_the_hub_s_tools_write_them_and_theirs_of_ours(tmp_path: Path, variant: str) -> None:
+    pattern = f"diffusion_pytorch_model{variant}{{suffix}}.safetensors"
+    tensors = {f"layer.{n}": torch.full((10, 10), float(n)) for n in range(5)}
+    save_torch_state_dict(tensors, tmp_path, filename_pattern=pattern, max_shard_size=900)
+    source = open_source(tmp_path, variant="fp16" if variant else None)
+    assert len(source.files) == 3
+    for name, tensor in tensors.items():
+        assert torch.equal(source.read(name), tensor)
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    save_tensors(ours / pattern.format(suffix=""), tensors, shard_bytes=900)
+    assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in tmp_path.iterdir() if p.is_file())
+    module = torch.nn.Module()
+    module.layer = torch.nn.ParameterList(torch.zeros(10, 10) for _ in tensors)
+    load_torch_model(module, ours, filename_pattern=pattern, strict=True)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in module.state_dict().items())
