@@ -98,11 +98,12 @@ def report(names: list[Path], made: Any, seconds: float, as_json: bool) -> None:
         click.echo(f"{len(made.images)} in {seconds:.1f} s", err=True)
 
 
-def evaluations_of(chosen: dict[str, Any]) -> int:
-    """How many network evaluations a task takes, for the progress bar."""
+def evaluations_of(chosen: dict[str, Any]) -> int | None:
+    """How many network evaluations a task takes, for the progress bar; None where its sampler decides on the way."""
     from sfumato.samplers import sampler
 
-    return int(chosen["steps"] * sampler(chosen["sampler"]).evaluations)
+    each = sampler(chosen["sampler"]).evaluations
+    return None if each is None else int(chosen["steps"] * each)
 
 
 def file_name(prompt: str) -> str:

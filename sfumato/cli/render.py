@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Bar:
     """A progress bar on standard error; silent where that is not a terminal."""
 
-    def __init__(self, total: int, *, preview: bool | None, quiet: bool) -> None:
-        """Expect ``total`` evaluations; ``preview`` shows the picture (None: no), ``quiet`` shows nothing."""
+    def __init__(self, total: int | None, *, preview: bool | None, quiet: bool) -> None:
+        """Expect ``total`` evaluations (None: unknown); ``preview`` shows the picture, ``quiet`` shows nothing."""
         self.console = Console(stderr=True)
         self.preview = bool(preview) and not quiet
         self.bar = Progress(
@@ -56,7 +56,7 @@ class Bar:
         colour = supports_colour(sys.stderr, dict(os.environ))
         text = show(pixels, colour=colour)
         if not text:
-            print(f"step {done} of {self.total}", file=sys.stderr)
+            print(f"step {done} of {self.total or '?'}", file=sys.stderr)
             return
         if self.lines:
             sys.stderr.write(f"\033[{self.lines}A")

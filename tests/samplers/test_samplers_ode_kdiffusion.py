@@ -13,9 +13,9 @@ from torch import Tensor
 from sfumato.engine.run import run
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
-from sfumato.samplers import sampler
+from sfumato.samplers import SAMPLERS, sampler
 from tests.peers.kdiffusion import sampling
-from tests.samplers.peers_ode import agree, network, start
+from tests.samplers.peers_ode import NO_PEER, PEERS, agree, network, start
 
 SIGMAS = [14.6, 9.1, 5.5, 3.2, 1.8, 0.9, 0.45, 0.2, 0.08, 0.03, 0.0]
 GRIDS = {"whole": SIGMAS, "to the least": SIGMAS[:-1], "part": SIGMAS[3:7], "one step": [5.0, 0.0]}
@@ -42,6 +42,12 @@ def model(x: Tensor, sigma: Tensor) -> Tensor:
 
 def theirs(function: Any, x: Tensor, sigmas: Sequence[float], **options: Any) -> Tensor:
     return function(model, x, torch.tensor(sigmas, dtype=torch.float64), disable=True, **options)
+
+
+def test_every_deterministic_sampler_has_a_peer_or_a_reason() -> None:
+    names = {name for name, s in SAMPLERS.items() if not s.stochastic}
+    assert names | {"invert"} == PEERS.keys() | NO_PEER.keys()
+    assert not PEERS.keys() & NO_PEER.keys()
 
 
 @pytest.mark.parametrize("grid", GRIDS)
