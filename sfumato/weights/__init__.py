@@ -1,1 +1,1 @@
-"""Weights on disk: compact files that sfumato ships, and the checks that they are what they say."""
+"""Weights on disk: published files under others' names, compact files of our own, and the checks of both."""

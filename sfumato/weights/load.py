@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -75,8 +76,9 @@ def load_into(
         patterns = tuple(keep_float32)
         filled: dict[str, Tensor] = {}
         for link in found:
+            stored = _stored([source[name].torch_dtype for name in link.theirs])
             for name in link.ours:
-                wanted = _dtype(name, targets[name], source[link.theirs[0]].torch_dtype, dtype, patterns)
+                wanted = _dtype(name, targets[name], stored, dtype, patterns)
                 filled[name] = torch.empty(targets[name].shape, dtype=wanted, device=device)
         _fill_all([(link, [filled[name] for name in link.ours]) for link in found], source, finite)
         _assign(module, owners, filled)
@@ -144,6 +146,16 @@ def _owners(module: nn.Module) -> list[tuple[list[str], Tensor]]:
     for name, tensor in module.state_dict(keep_vars=True).items():
         owners.setdefault(id(tensor), ([], tensor))[0].append(name)
     return list(owners.values())
+
+
+def _stored(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that holds all values of tensors of ``dtypes``, which become one."""
+    if len(set(dtypes)) == 1:
+        return dtypes[0]
+    widened = (
+        torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype for dtype in dtypes
+    )
+    return functools.reduce(torch.promote_types, widened)
 
 
 def _dtype(

@@ -260,6 +260,24 @@ def test_dtypes_by_policy(files: dict[str, Path]) -> None:
     assert wide.embed.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("kind", "joined"), [("bfloat16", "float32"), ("float8_e5m2", "float32")])
+def test_parts_of_different_dtypes_lose_nothing_when_they_are_joined(
+    kind: str, joined: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    tensors = load_file(files["diffusers"])
+    for name, new in (("q", "float16"), ("k", kind)):
+        key = f"layers.0.self_attn.{name}_proj.weight"
+        tensors[key] = tensors[key].to(getattr(torch, new))
+    tensors["layers.0.self_attn.v_proj.weight"] = tensors["layers.0.self_attn.v_proj.weight"].half()
+    save_file(tensors, tmp_path / "mixed.safetensors")
+    weight = (
+        load_into(Small, open_source(tmp_path / "mixed.safetensors"), TABLE, "diffusers").blocks[0].qkv.weight
+    )
+    assert weight.dtype == getattr(torch, joined)
+    parts = [tensors[f"layers.0.self_attn.{name}_proj.weight"].float() for name in "qkv"]
+    assert torch.equal(weight, torch.cat(parts))
+
+
 def test_written_in_another_dtype(files: dict[str, Path], tmp_path: Path) -> None:
     ours = load_into(Small, open_source(files["original"]), TABLE, "original")
     path = save_module(tmp_path / "half.safetensors", ours, TABLE, "diffusers", dtype=torch.float16)
