@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, blend, mix
+from sfumato.process.vector import Vector, mix
 from sfumato.samplers.adams import apart
 from sfumato.samplers.polynomial import exponential, weights
 from sfumato.samplers.stochastic import louder, sde_by, within
@@ -49,30 +49,30 @@ async def sa_solver(
         past = past or [await denoise(x, at)]
         std = (noisy if inside else still)(at, to)
         noise = draw(at, to) if std else 0.0
-        ahead = through(x, at, mean(past[-predictor:], at, to, rate)).move(to, std, noise)
+        ahead = adams(x, past[-predictor:], at, to, rate, std, noise)
         if step + 1 < len(ends):
             found = await denoise(ahead, to)
             if corrector and math.isfinite(to.lam - at.lam):
                 used = [*past[1 - corrector :], found] if corrector > 1 else [found]
-                ahead = through(x, at, mean(used, at, to, rate)).move(to, std, noise)
+                ahead = adams(x, used, at, to, rate, std, noise)
             past = [*past, found][-4:]
         x = ahead
     return x
 
 
-def through(x: Vector, at: Level, x0: Vector) -> Estimate:
-    """The estimate whose line goes through ``x`` at ``at`` and ends at ``x0``."""
-    return Estimate(at, x0, blend(1 / at.sigma, x, -at.alpha / at.sigma, x0))
+def adams(
+    x: Vector, found: Sequence[Estimate], at: Level, to: Level, rate: float, std: float, noise: Vector
+) -> Vector:
+    """x at ``to``: ``kept x + (alpha_to - kept alpha) mean + std noise``, kept what ``std`` leaves of sigma_to / sigma.
 
-
-def mean(found: Sequence[Estimate], at: Level, to: Level, rate: float) -> Vector:
-    """The mean of x0 over the step, of the polynomial in lambda through ``found``, weighted by ``e^(rate lambda)``.
-
-    (Xue et al. 2023, section 5.) Estimates where lambda is infinite are left out, and a step of infinite length
-    takes the newest alone.
+    ``mean`` is that of x0 over the step, of the polynomial in lambda through ``found``, weighted by ``e^(rate
+    lambda)`` (Xue et al. 2023, section 5). Estimates where lambda is infinite are left out, and a step of infinite
+    length takes the newest alone.
     """
-    h = to.lam - at.lam
-    if not (math.isfinite(h) and h > 0):
-        return found[-1].x0
-    used, nodes = apart(found, [e.at.lam for e in found], at.lam, h)
-    return mix(weights(nodes, exponential(rate * h, len(nodes))), [e.x0 for e in used])
+    kept = math.sqrt(max(0.0, (to.sigma - std) * (to.sigma + std))) / at.sigma
+    pull, h = to.alpha - kept * at.alpha, to.lam - at.lam
+    used, nodes = [found[-1]], [0.0]
+    if math.isfinite(h) and h > 0:
+        used, nodes = apart(found, [e.at.lam for e in found], at.lam, h)
+    shares = weights(nodes, exponential(rate * h, len(used))) if len(used) > 1 else [1.0]
+    return mix([kept, *(pull * share for share in shares), std], [x, *(e.x0 for e in used), noise])
