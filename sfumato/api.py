@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.ask import Ask
-from sfumato.device import dtype_named
+from sfumato.device import compute_dtype, dtype_named
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families import emoji
@@ -65,9 +65,9 @@ class Images:
 class Loaded:
     """A model that is ready to be called."""
 
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
-        """Wrap ``model``, whose networks compute in ``dtype``."""
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: Model, dtype: torch.dtype, notes: tuple[str, ...] = ()) -> None:
+        """Wrap ``model``, whose networks compute in ``dtype``; ``notes`` are told with every result."""
+        self.model, self.dtype, self.notes = model, dtype, notes
 
     @property
     def name(self) -> str:
@@ -100,7 +100,7 @@ class Loaded:
                 Picture(pixels, Recipe("text2image", self.model.name, self.model.hash, arguments, versions))
                 for pixels, arguments in zip(result.pixels, result.arguments, strict=True)
             ),
-            notes=result.notes,
+            notes=(*self.notes, *result.notes),
         )
 
     def _preview(self, estimate: Estimate) -> NDArray[np.uint8]:
@@ -115,20 +115,65 @@ def models() -> dict[str, str]:
     return dict(MODELS)
 
 
-def load(name: str = "emoji", *, dtype: str | None = None) -> Loaded:
-    """The model called ``name``, ready to be called.
+def load(
+    name: str = "emoji",
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    family: str | None = None,
+    predicts: str | None = None,
+    tokens: str | os.PathLike[str] | None = None,
+    variant: str | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
+) -> Loaded:
+    """The model called ``name``, or the checkpoint at that path, ready to be called.
 
-    ``dtype`` is "float32" or "bfloat16"; by default bfloat16 where this processor multiplies it in hardware.
-    Raises UnknownName for a model that is not known and WeightsError for weights that are damaged.
+    A checkpoint is a diffusers folder, a single ``.safetensors`` file in the authors' layout, or the name of a hub
+    repository that is in the local cache (``download`` fetches it; extra ``hub``). ``dtype`` is "float32",
+    "bfloat16" or "float16"; by default bfloat16 where the device multiplies it in hardware; float16 on a CPU becomes
+    the default, which is many times faster there. ``family`` and ``predicts`` overrule what the checkpoint's keys
+    say, ``tokens`` is T5's vocabulary where the checkpoint brings none, ``variant`` chooses among a folder's files
+    ("fp16"). Files with pickles are opened with ``allow_pickle`` alone.
+
+    Raises UnknownName for a model that is not known and WeightsError for weights that are damaged or of no family.
     """
-    if name not in MODELS:
+    if name in MODELS:
+        chosen, _ = _dtype(dtype, "cpu")
+        return Loaded(emoji.load(dtype=chosen), chosen)
+    if not Path(name).exists() and "/" not in str(name):
         raise UnknownName("model", name, MODELS)
-    chosen = dtype_named(dtype)
-    return Loaded(emoji.load(dtype=chosen), chosen)
+    from sfumato.families.checkpoint import open_checkpoint
+    from sfumato.families.published import load_checkpoint
+    from sfumato.text.t5 import T5Tokens
+    from sfumato.weights.hub import resolve
+    from sfumato.weights.source import open_source
+
+    chosen, note = _dtype(dtype, device)
+    words = None if tokens is None else T5Tokens.load(Path(tokens))
+    with open_source(resolve(name, download=download), variant=variant, allow_pickle=allow_pickle) as source:
+        model = load_checkpoint(
+            open_checkpoint(source),
+            dtype=chosen,
+            device=device,
+            family=family,
+            predicts=predicts,
+            tokens=words,
+        )
+    return Loaded(model, chosen, (note,) if note else ())
 
 
-def remake(path: str | os.PathLike[str]) -> Images:
-    """Make the picture in ``path`` again from the recipe it carries.
+def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:
+    """The dtype to compute in on ``device``, and what to tell if it is not the one that was asked for."""
+    if name == "float16" and device == "cpu":
+        fast = compute_dtype(device)
+        told = str(fast).removeprefix("torch.")
+        return fast, f"a CPU computes float16 many times slower; the model runs in {told}"
+    return dtype_named(name, device), ""
+
+
+def remake(path: str | os.PathLike[str], model: str | None = None) -> Images:
+    """Make the picture in ``path`` again from the recipe it carries; ``model`` is where its checkpoint lies.
 
     Bit for bit the same on the same machine with the same versions; notes say what differs. InvalidRequest if
     the recipe is of another model or task.
@@ -136,14 +181,19 @@ def remake(path: str | os.PathLike[str]) -> Images:
     recipe = read_recipe(Path(path))
     if recipe.task not in TASKS:
         raise UnknownName("task", recipe.task, TASKS)
-    model = load(recipe.model, dtype=recipe.versions.get("dtype"))
-    if model.model.hash != recipe.model_hash:
+    if model is None and recipe.model not in MODELS:
+        raise InvalidRequest(
+            f"{path} was made by a checkpoint of {recipe.model!r} (hash {recipe.model_hash[:12]}...): "
+            f"say where it lies, with --model"
+        )
+    loaded = load(model or recipe.model, dtype=recipe.versions.get("dtype"))
+    if loaded.model.hash != recipe.model_hash:
         raise InvalidRequest(
             f"{path} was made by other weights of {recipe.model!r} (hash {recipe.model_hash[:12]}..., "
-            f"installed {model.model.hash[:12]}...): its recipe cannot be followed exactly; "
+            f"this one {loaded.model.hash[:12]}...): its recipe cannot be followed exactly; "
             f"use its prompt and seed as they are with `sfumato generate`"
         )
-    made = model.run(make(TASKS[recipe.task], **recipe.arguments))
+    made = loaded.run(make(TASKS[recipe.task], **recipe.arguments))
     now = made.images[0].recipe.versions
     changed = [
         f"{key} was {then}, is {now.get(key)}"

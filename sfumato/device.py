@@ -6,7 +6,7 @@ import torch
 
 from sfumato.errors import UnknownName
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes that networks may compute in, by name."""
 
 

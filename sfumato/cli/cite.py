@@ -83,7 +83,9 @@ def choices(words: Sequence[str]) -> list[Choice]:
         from sfumato.cli.generate import command as generate
 
         given = generate.make_context("generate", rest[1:], resilient_parsing=True).params
-        return of_request(str(given["model"]), {k: str(v) for k, v in given.items() if v is not None})
+        return of_request(
+            str(given["model"] or "emoji"), {k: str(v) for k, v in given.items() if v is not None}
+        )
     return [named(word) for word in rest]
 
 

@@ -19,8 +19,17 @@ from sfumato.tasks.text2image import Text2Image
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="PNG file to write.")
-@click.option("-m", "--model", default="emoji", show_default=True, help="which model (see: sfumato models)")
-@click.option("--dtype", default=None, help="float32 or bfloat16 (default: the faster one here)")
+@click.option("-m", "--model", default=None, help="a model by name, or a checkpoint's path (default: emoji)")
+@click.option("--dtype", default=None, help="float32, bfloat16 or float16 (default: the fastest here)")
+@click.option("--device", default="cpu", show_default=True, help="where the networks run: cpu, cuda, cuda:1")
+@click.option("--family", default=None, help="a checkpoint's family, where its keys do not tell it")
+@click.option("--predicts", default=None, help="what a checkpoint's network predicts: eps, v, flow, x0")
+@click.option(
+    "--tokens", type=click.Path(path_type=Path), help="T5's vocabulary, where a checkpoint has none"
+)
+@click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"')
+@click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own")
+@click.option("--download", is_flag=True, help="fetch a hub repository that is not in the local cache")
 @click.option("--like", type=click.Path(path_type=Path), help="a picture of ours: make it again, exactly")
 @click.option("--force", is_flag=True, help="replace files that exist")
 @click.option("--preview/--no-preview", default=None, help="show the picture in the terminal while it grows")
@@ -29,8 +38,15 @@ from sfumato.tasks.text2image import Text2Image
 def command(
     prompt: str | None,
     out: Path | None,
-    model: str,
+    model: str | None,
     dtype: str | None,
+    device: str,
+    family: str | None,
+    predicts: str | None,
+    tokens: Path | None,
+    variant: str | None,
+    allow_pickle: bool,
+    download: bool,
     like: Path | None,
     force: bool,
     preview: bool | None,
@@ -62,9 +78,19 @@ def command(
     began = time.monotonic()
     if task is None:
         assert like is not None
-        made = api.remake(like)
+        made = api.remake(like, model)
     else:
-        loaded = api.load(model, dtype=dtype)
+        loaded = api.load(
+            model or "emoji",
+            dtype=dtype,
+            device=device,
+            family=family,
+            predicts=predicts,
+            tokens=tokens,
+            variant=variant,
+            allow_pickle=allow_pickle,
+            download=download,
+        )
         evaluations = evaluations_of(task.resolved(loaded.model.defaults))
         with Bar(evaluations, preview=preview, quiet=as_json) as bar:
             made = loaded.run(task, bar.update)
