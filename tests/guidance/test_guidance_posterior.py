@@ -192,6 +192,21 @@ def test_dps_on_ddpm_is_algorithm_1_written_out() -> None:
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
+def test_dps_on_ddim_is_its_step_and_then_the_gradients() -> None:
+    """On DDIM's step, from pure noise, on a flow: a step of fixed length in x, whatever the frame."""
+    x0_of, plain = tilted(TWO)
+    grid = make_grid("linspace", steps=8, schedule=Flow())
+    x = start = normal(3, SIZE, seed=10)
+    for at, to in pairwise(grid):
+        free = x.clone().requires_grad_()
+        x0 = x0_of(free, at)
+        (slope,) = torch.autograd.grad((Y - x0 @ A.T).norm(dim=1).sum(), free)
+        x = to.alpha * x0.detach() + to.sigma * (x - at.alpha * x0.detach()) / at.sigma - 0.4 * slope
+    guided = dps(awaited(plain), observation(), grid, scale=0.4, eta=0.0)
+    found = run(SAMPLERS["ddim"].walk(start, grid, guided, lambda *_: pytest.fail("drew")))
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("weight", ["adaptive", "score"])
 @pytest.mark.parametrize("eta", [0, 1])
 def test_pigdm_is_its_ddim_loop_written_out(weight: str, eta: int) -> None:
