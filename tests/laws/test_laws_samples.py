@@ -136,7 +136,7 @@ def moments(text: str, steps: int) -> list[tuple[float, float, float]]:
 def test_moments_of_a_hundred_thousand(name: str) -> None:
     """Within three standard errors, the error of the law of the sampler's order taken off by doubling the steps."""
     text, order = WRITTEN.get(name, name), SAMPLERS[name].order
-    steps, power = (20 if order == 2 else 80), 2**order
+    steps, power = (20 if order == 2 else 60), 2**order
     for coarse, fine in zip(moments(text, steps), moments(text, 2 * steps), strict=True):
         found = (power * fine[0] - coarse[0]) / (power - 1)
         assert abs(found - fine[1]) < 3 * math.hypot(power * fine[2], coarse[2]) / (power - 1)
