@@ -42,7 +42,10 @@ PEERS: dict[str, list[tuple[str, float, str]]] = {
             "float32; solver_order 3, solver_type heun; a sign of theirs put right",
         ),
     ],
-    "dpmpp_sde": [("k-diffusion sample_dpmpp_sde", 1e-14, "")],
+    "dpmpp_sde": [
+        ("k-diffusion sample_dpmpp_sde", 1e-14, ""),
+        ("diffusers DPMSolverSDEScheduler", 1e-12, ""),
+    ],
     "edm": [
         ("k-diffusion sample_heun", 1e-14, "churn below the grid's first level"),
         ("diffusers KarrasVeScheduler", 1e-14, ""),

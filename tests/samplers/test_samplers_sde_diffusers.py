@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
+import types
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +22,7 @@ from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Table
 from sfumato.samplers import sampler
 from sfumato.samplers.polynomial import exponential, weights
+from sfumato.samplers.sde_singlestep import joined
 from tests.samplers.peers_sde import agree, network, noise
 
 diffusers = pytest.importorskip("diffusers")
@@ -198,6 +201,34 @@ def with_the_right_sign(scheduler: Any) -> Any:
         return plain(outputs, sample=sample, noise=noise) + alpha * bend
 
     return update
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_dpmpp_sde_of_one_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchsde, which only makes their noise: it is ours, of the first half and then of the whole step."""
+    monkeypatch.setitem(sys.modules, "torchsde", types.ModuleType("torchsde"))
+    module = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde")
+    scheduler = module.DPMSolverSDEScheduler(**SD, timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = scheduler.sigmas.double()
+    ratios = [*scheduler.sigmas[:-1:2].tolist(), 0.0] if steps > 1 else scheduler.sigmas.tolist()
+    grid = [Level(v, 1.0, v) for v in ratios]
+    start, *draws = noise(2 * steps + 1)
+    left, first = iter(draws), []
+
+    def sampled(here: Tensor, there: Tensor) -> Tensor:
+        if not first:
+            first.append(next(left))
+            return first[0]
+        at, to = (Level(float(v), 1.0, float(v)) for v in (here, there))
+        middle = Level(0.0, 1.0, math.sqrt(at.sigma * to.sigma))
+        return joined(at, middle, to, first.pop(), next(left))
+
+    scheduler.noise_sampler = sampled
+    x = grid[0].sigma * start
+    asked = [v for at, to in pairwise(grid) for v in (-at.lam, -(at.lam + to.lam) / 2)][:-1]
+    found = ours("dpmpp_sde", x, grid, draws, preserving=True)
+    agree("dpmpp_sde", "diffusers DPMSolverSDEScheduler", found, theirs(scheduler, x, asked))
 
 
 @pytest.mark.parametrize("steps", [1, 4, 12])
