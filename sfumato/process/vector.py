@@ -11,7 +11,7 @@ Vector = Any
 
 
 def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
-    """``a x + b y``. Of tensors and plain factors in two kernels where ``a * x + b * y`` takes three.
+    """``a x + b y``: of tensors and plain factors in two kernels, one if a factor is 1, where plain sums take three.
 
     An end whose factor is 0 is left out, so that an infinity in it cannot spoil the sum; where that leaves one end
     as it is, the result is that very vector and not a copy.
@@ -22,7 +22,9 @@ def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
         if a == 0:
             return y if b == 1 else b * y
         if hasattr(x, "add_") and hasattr(y, "add_"):
-            return x.mul(a).add_(y, alpha=b)
+            if a == 1:
+                return x.add(y, alpha=b)
+            return y.add(x, alpha=a) if b == 1 else x.mul(a).add_(y, alpha=b)
     return a * x + b * y
 
 

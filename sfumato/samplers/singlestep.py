@@ -8,7 +8,7 @@ from itertools import pairwise
 from sfumato.process.between import level_at
 from sfumato.process.estimate import Denoise, Fresh
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector
+from sfumato.process.vector import Vector, mix
 
 
 async def heun(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh) -> Vector:
@@ -26,8 +26,10 @@ async def heun(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh)
         ahead = here.move(to)
         if to.sigma == 0:
             return ahead
-        mean = 0.5 * (here + await denoise(ahead, to))
-        x = x + (to.alpha - at.alpha) * mean.x0 + (to.sigma - at.sigma) * mean.eps
+        there = await denoise(ahead, to)
+        # Half of Euler's step from here, and half of the one with the slopes seen there.
+        halves = (0.5, 0.5, 0.5 * (to.alpha - at.alpha), 0.5 * (to.sigma - at.sigma))
+        x = mix(halves, (ahead, x, there.x0, there.eps))
     return x
 
 
