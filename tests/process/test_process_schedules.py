@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.errors import InvalidRequest, UnknownName
@@ -130,6 +130,7 @@ def test_the_shift_between_sizes_keeps_what_is_known_of_the_mean() -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
+@settings(max_examples=40)
 @given(part=st.floats(0, 1))
 def test_time_and_log_ratio_are_inverse(text: str, part: float) -> None:
     made = MADE[text]
@@ -143,6 +144,7 @@ def test_time_and_log_ratio_are_inverse(text: str, part: float) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
+@settings(max_examples=40)
 @given(one=st.floats(0, 1), other=st.floats(0, 1))
 def test_noise_grows_with_time(text: str, one: float, other: float) -> None:
     made = MADE[text]
