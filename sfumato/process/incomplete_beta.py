@@ -25,8 +25,11 @@ def beta_quantile(p: float, a: float, b: float) -> float:
     """
     if p <= 0 or p >= 1:
         return 0.0 if p <= 0 else 1.0
-    if p > beta_cdf(0.5, a, b):
-        return 1 - beta_quantile(1 - p, b, a)
+    return 1 - _below_half(1 - p, b, a) if p > beta_cdf(0.5, a, b) else _below_half(p, a, b)
+
+
+def _below_half(p: float, a: float, b: float) -> float:
+    """The quantile where it is at most one half."""
     log_beta = _log_beta(a, b)
     low, high = -math.inf, math.log(0.5)
     u = min((math.log(p * a) + log_beta) / a, high)  # I_x is about x^a / (a B) near 0

@@ -37,6 +37,11 @@ def test_quantiles_are_scipys_to_the_last_digits(a: float, b: float) -> None:
         assert 1 - found == pytest.approx(beta_quantile(float(1 - p), b, a), rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.parametrize("shape", [0.01, 0.6, 1.0, 7.3, 28.881038571204478, 100.0])
+def test_the_middle_of_a_symmetric_distribution_is_one_half(shape: float) -> None:
+    assert beta_quantile(0.5, shape, shape) == pytest.approx(0.5, rel=1e-12)
+
+
 def test_the_ends() -> None:
     for a, b in ((0.6, 0.6), (50, 2)):
         assert [beta_cdf(x, a, b) for x in (-1.0, 0.0, 1.0, 2.0)] == [0, 0, 1, 1]
