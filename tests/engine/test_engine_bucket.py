@@ -9,6 +9,8 @@ import torch
 
 from sfumato.engine.engine import Engine
 from sfumato.errors import InvalidRequest, OutOfMemory
+from sfumato.families import emoji
+from sfumato.tasks.text2image import Text2Image
 from tests.engine.fakes import fake, walk
 from tests.engine.mixes import Wish, bundle, dit, picture, unet
 
@@ -40,6 +42,21 @@ def test_a_picture_has_the_same_bits_alone_and_in_company(network, dtype: torch.
         (alone,) = made([wish])
         assert torch.equal(found, alone)
         assert torch.equal(turned, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_of_the_built_in_model_have_the_same_bytes_alone_and_in_company(dtype: torch.dtype) -> None:
+    model = emoji.load(dtype=dtype)
+    kinds = [("ddim", 2, 4.0), ("ddpm", 3, 1.0), ("heun", 2, 2.5)]
+    tasks = [
+        Text2Image(prompt=f"cat {seed}", seed=seed, sampler=sampler, steps=steps, guidance=guidance)
+        for seed, (sampler, steps, guidance) in enumerate(kinds)
+    ]
+    engine = Engine(model, bucket=4)
+    requests = [engine.submit(task) for task in tasks]
+    for task, request in zip(tasks, requests, strict=True):
+        alone = Engine(model, bucket=4).submit(task).result()
+        assert (alone.pixels[0] == request.result().pixels[0]).all()
 
 
 def test_every_call_has_the_size_of_the_bucket() -> None:
