@@ -62,7 +62,7 @@ def rectified_by(eta: float) -> Churn:
     within("eta", eta, 0.0, 1.0)
 
     def std(at: Level, to: Level) -> float:
-        if to.sigma == 0:
+        if to.sigma == 0 or to.sigma >= at.sigma:
             return 0.0
         down = to.sigma * (1 + eta * (to.sigma / at.sigma - 1))
         kept = down * to.alpha / (1 - down)

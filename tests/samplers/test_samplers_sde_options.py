@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -131,7 +131,9 @@ LINE = [e.name for e in SDE if e.name not in ("euler_maruyama", "pc")]
 
 
 @pytest.mark.parametrize("name", LINE)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@example(grid=[Level(1.0, 0.0, 1.0), Level(1.0, 0.0, 1.0), CLEAN])
+@example(grid=[Level(0.5, 0.5, 0.5), Level(0.01 + 1e-17, 0.99, 0.01 + 2e-18), Level(0.01, 0.99, 0.01)])
 @given(grid=grids())
 def test_any_falling_grid_keeps_the_law_of_the_line(name: str, grid: list[Level]) -> None:
     """One known x0: x ends with alpha of it and noise of length sigma, whatever the grid."""
@@ -177,6 +179,16 @@ def test_networks_are_told_times_of_their_schedule_within_the_grid(name: str) ->
         assert at.lam >= grid[0].lam
         assert at.t == pytest.approx(table.at(at.lam).t, abs=1e-6)
     assert len(set(intervals)) == len(intervals), "an interval came twice without a visit of its own"
+
+
+def test_edm_raises_levels_by_gamma_but_never_above_the_first() -> None:
+    """On a fine grid the second level would be raised past the first: it is raised to it."""
+    grid = make_grid("karras", steps=30, schedule=Exploding())
+    _, intervals = asked("edm(churn=100, tmax=80, s_noise=1)", grid)
+    assert intervals[0] == (grid[1], grid[0], 2)
+    for at, hat, visit in intervals:
+        assert grid.index(at) == visit - 1
+        assert hat.ratio == pytest.approx(min(grid[0].ratio, math.sqrt(2) * at.ratio))
 
 
 def test_intervals_of_restart_go_up_and_are_counted() -> None:
