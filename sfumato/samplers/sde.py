@@ -51,6 +51,7 @@ SDE: tuple[Sampler, ...] = (
         reference="Lu et al. 2022a, DPM-Solver, alg. 1, with the noise of Song et al. 2021a, eq. 16",
         cite=("lu2022dpm", "song2021ddim"),
         aliases=("dpm_2_ancestral", "k_dpm_2_a", "dpm2_a", "KDPM2AncestralDiscreteScheduler"),
+        off_line=True,
     ),
     Sampler(
         name="dpmpp_2m_sde",
@@ -94,6 +95,7 @@ SDE: tuple[Sampler, ...] = (
         reference="Lu et al. 2022b, DPM-Solver++, alg. 1, with the noise of Song et al. 2021a, eq. 16",
         cite=("lu2022dpmpp", "song2021ddim"),
         aliases=("dpm++2s_a", "k_dpmpp_2s_a"),
+        off_line=True,
     ),
     Sampler(
         name="dpmpp_sde",
@@ -104,6 +106,7 @@ SDE: tuple[Sampler, ...] = (
         reference="k-diffusion, sample_dpmpp_sde, after Lu et al. 2022b",
         cite=("crowson2022kdiffusion", "lu2022dpmpp"),
         aliases=("dpm++sde", "k_dpmpp_sde", "dpmpp_sde_gpu", "DPMSolverSDEScheduler"),
+        off_line=True,
     ),
     Sampler(
         name="edm",

@@ -246,6 +246,18 @@ def test_the_table_says_what_is_stochastic() -> None:
         assert SAMPLERS[entry.name] is entry
 
 
+@pytest.mark.parametrize("name", [e.name for e in SDE if e.off_line])
+def test_samplers_that_only_move_along_estimates_know_nothing_of_x(name: str) -> None:
+    """So they accept estimates that are not on one line with x: where those do not depend on x, nothing does."""
+
+    async def denoise(x: float, at: Level) -> Estimate:
+        return Estimate(at, math.sin(at.sigma), math.cos(3 * at.sigma))
+
+    grid = FLOW[1:-1]
+    ends = [run(sampler(name).walk(x, grid, denoise, lambda at, to, visit=0: 0.5)) for x in (1.0, -7.0)]
+    assert ends[0] == ends[1]
+
+
 def test_every_sampler_says_what_it_was_compared_with() -> None:
     """ER-SDE and Restart have no implementation among the packages of PyPI."""
     assert set(PEERS) == {entry.name for entry in SDE}
