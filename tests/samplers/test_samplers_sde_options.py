@@ -238,6 +238,17 @@ def test_er_sdes_rule_is_exact_where_x0_is_a_line_in_sigma_over_alpha() -> None:
         assert extended(recommended)(known, at[3]).x0 == pytest.approx(2.0 + 3.0 * (1.5 + mean))
 
 
+def test_er_sdes_rule_takes_the_second_derivative_whole_and_the_first_by_the_last_difference() -> None:
+    """Of x0 = v^2 the second is 2, as it is; the first is v_0 + v_1, which belongs to the middle of the last step."""
+    schedule = Exploding()
+    at = [schedule.level(v) for v in (3.0, 2.2, 1.5, 0.9)]
+    past = [Estimate(level, level.ratio**2, 0.1) for level in at[:3]]
+    first, second = moments(recommended, at[2].lam, at[3].lam)
+    found = extended(recommended)(past, at[3])
+    assert found.x0 == pytest.approx(1.5**2 + first * (1.5 + 2.2) + second / 2 * 2)
+    assert found.x0 + 1.5 * found.eps == pytest.approx(past[2].x0 + 1.5 * 0.1)
+
+
 def test_the_table_says_what_is_stochastic() -> None:
     assert all(entry.stochastic for entry in SDE)
     for entry in SDE:
