@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.ask import Ask
-from sfumato.device import compute_dtype, dtype_named
+from sfumato.device import compute_dtype, device_named, dtype_named
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families import emoji
@@ -139,6 +139,10 @@ def load(
     Raises UnknownName for a model that is not known and WeightsError for weights that are damaged or of no family.
     """
     if name in MODELS:
+        if device_named(device).type != "cpu":
+            raise InvalidRequest(
+                f"device = {device!r} is not for the built-in model: it is packed for the CPU"
+            )
         chosen, _ = _dtype(dtype, "cpu")
         return Loaded(emoji.load(dtype=chosen), chosen)
     if not Path(name).exists() and "/" not in str(name):
@@ -149,6 +153,7 @@ def load(
     from sfumato.weights.hub import resolve
     from sfumato.weights.source import open_source
 
+    place = device_named(device)
     chosen, note = _dtype(dtype, device)
     words = None if tokens is None else T5Tokens.load(Path(tokens))
     with open_source(resolve(name, download=download), variant=variant, allow_pickle=allow_pickle) as source:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import torch
 
-from sfumato.errors import UnknownName
+from sfumato.errors import InvalidRequest, UnknownName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes that networks may compute in, by name."""
+
+
+def device_named(name: str) -> torch.device:
+    """The device called ``name`` ("cpu", "cuda", "cuda:1", "mps"); InvalidRequest if this machine has none such."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UnknownName("device", name, ("cpu", "cuda", "cuda:1", "mps")) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            seen = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
+            raise InvalidRequest(f"device = {name!r} is not there: this PyTorch sees {seen}; use 'cpu'")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InvalidRequest(f"device = {name!r} is not there: this PyTorch has no Metal; use 'cpu'")
+    elif device.type != "cpu":
+        raise InvalidRequest(f"device = {name!r} computes nothing; allowed: cpu, cuda, cuda:1, mps")
+    return device
 
 
 def compute_dtype(device: str = "cpu") -> torch.dtype:
