@@ -160,7 +160,7 @@ def load(
         model = load_checkpoint(
             open_checkpoint(source),
             dtype=chosen,
-            device=device,
+            device=place,
             family=family,
             predicts=predicts,
             tokens=words,
