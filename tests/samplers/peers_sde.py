@@ -1,8 +1,8 @@
-"""What the stochastic samplers were compared with: name -> (peer, largest relative difference allowed, note).
+"""What the stochastic samplers were compared with: name -> (peer, largest relative difference measured, note).
 
-The figures are bounds that the tests hold (``agree``), the next power of ten above what was measured. The differences
-are of the ends of whole trajectories with the same noise fed to both, relative to the largest value. "float32" says
-that the peer computes in it.
+The differences are of the ends of whole trajectories with the same noise fed to both, relative to the largest value, in
+float64 but where the note says that the peer computes in float32. Tests hold them to ``SLACK`` times the figure. No
+package of PyPI has an ER-SDE or a Restart sampler.
 """
 
 from __future__ import annotations
@@ -14,58 +14,73 @@ from torch import Tensor
 
 PEERS: dict[str, list[tuple[str, float, str]]] = {
     "consistency": [
-        ("diffusers CMStochasticIterativeScheduler", 1e-7, "without the network's boundary condition")
+        ("diffusers CMStochasticIterativeScheduler", 1.1e-08, "without the network's boundary condition"),
     ],
     "ddpm": [
-        ("diffusers DDPMScheduler fixed_small", 1e-12, ""),
-        ("diffusers DDPMScheduler fixed_large", 1e-12, "its noise in the last step taken off"),
-        ("diffusers DDPMScheduler learned_range", 1e-12, "its noise in the last step taken off"),
+        ("diffusers DDPMScheduler fixed_small", 3.2e-15, ""),
+        ("diffusers DDPMScheduler fixed_large", 3.7e-15, "its noise in the last step taken off"),
+        ("diffusers DDPMScheduler learned_range", 3e-15, "its noise in the last step taken off"),
     ],
     "dpm2_ancestral": [
-        ("k-diffusion sample_dpm_2_ancestral", 1e-14, ""),
-        ("diffusers KDPM2AncestralDiscreteScheduler", 1e-6, "float32"),
+        ("k-diffusion sample_dpm_2_ancestral", 5.2e-16, ""),
+        ("diffusers KDPM2AncestralDiscreteScheduler", 1.7e-07, "float32"),
     ],
     "dpmpp_2m_sde": [
-        ("k-diffusion sample_dpmpp_2m_sde", 1e-14, "solver_type midpoint"),
-        ("diffusers DPMSolverMultistepScheduler sde-dpmsolver++", 1e-6, "float32; solver_type midpoint"),
+        ("k-diffusion sample_dpmpp_2m_sde", 7.3e-16, "solver_type midpoint"),
+        ("diffusers DPMSolverMultistepScheduler sde-dpmsolver++", 2.4e-07, "float32; solver_type midpoint"),
     ],
     "dpmpp_2m_sde_heun": [
-        ("k-diffusion sample_dpmpp_2m_sde", 1e-14, "solver_type heun"),
-        ("diffusers DPMSolverMultistepScheduler sde-dpmsolver++", 1e-6, "float32; solver_type heun"),
+        ("k-diffusion sample_dpmpp_2m_sde", 1e-15, "solver_type heun"),
+        ("diffusers DPMSolverMultistepScheduler sde-dpmsolver++", 2e-07, "float32; solver_type heun"),
     ],
-    "dpmpp_2s_ancestral": [("k-diffusion sample_dpmpp_2s_ancestral", 1e-14, "")],
+    "dpmpp_2s_ancestral": [
+        ("k-diffusion sample_dpmpp_2s_ancestral", 4.9e-16, ""),
+    ],
     "dpmpp_3m_sde": [
-        ("k-diffusion sample_dpmpp_3m_sde", 1e-14, ""),
+        ("k-diffusion sample_dpmpp_3m_sde", 1.7e-15, ""),
         (
             "diffusers DPMSolverMultistepScheduler sde-dpmsolver++",
-            1e-6,
+            4.8e-07,
             "float32; solver_order 3, solver_type heun; a sign of theirs put right",
         ),
     ],
     "dpmpp_sde": [
-        ("k-diffusion sample_dpmpp_sde", 1e-14, ""),
-        ("diffusers DPMSolverSDEScheduler", 1e-12, ""),
+        ("k-diffusion sample_dpmpp_sde", 3e-16, ""),
+        ("diffusers DPMSolverSDEScheduler", 7.3e-16, ""),
     ],
     "edm": [
-        ("k-diffusion sample_heun", 1e-14, "churn below the grid's first level"),
-        ("diffusers KarrasVeScheduler", 1e-14, ""),
+        ("k-diffusion sample_heun", 2e-16, "churn below the grid's first level"),
+        ("diffusers KarrasVeScheduler", 2.7e-16, ""),
     ],
     "er_sde": [],
     "euler_ancestral": [
-        ("k-diffusion sample_euler_ancestral", 1e-14, ""),
-        ("diffusers EulerAncestralDiscreteScheduler", 1e-6, "float32"),
+        ("k-diffusion sample_euler_ancestral", 5.1e-16, ""),
+        ("diffusers EulerAncestralDiscreteScheduler", 1.5e-07, "float32"),
     ],
-    "euler_ancestral_rf": [("diffusers LTXEulerAncestralRFScheduler", 1e-6, "float32")],
-    "euler_maruyama": [("diffusers ScoreSdeVeScheduler step_pred", 1e-14, "")],
+    "euler_ancestral_rf": [
+        ("diffusers LTXEulerAncestralRFScheduler", 3e-07, "float32"),
+    ],
+    "euler_maruyama": [
+        ("diffusers ScoreSdeVeScheduler step_pred", 3.7e-16, ""),
+    ],
     "lcm": [
-        ("diffusers LCMScheduler", 1e-14, "without the network's boundary condition"),
-        ("diffusers FlowMatchLCMScheduler", 1e-6, "float32"),
+        ("diffusers LCMScheduler", 3.9e-16, "without the network's boundary condition"),
+        ("diffusers FlowMatchLCMScheduler", 5.5e-08, "float32"),
     ],
-    "pc": [("diffusers ScoreSdeVeScheduler", 1e-8, "snr chosen so that its ratio of norms is 1")],
+    "pc": [
+        ("diffusers ScoreSdeVeScheduler", 1.7e-10, "snr chosen so that its ratio of norms is 1"),
+    ],
     "restart": [],
-    "sa_solver": [("diffusers SASolverScheduler", 1e-12, "its term beyond the paper at order 2 taken off")],
-    "tcd": [("diffusers TCDScheduler", 1e-13, "at whole times")],
+    "sa_solver": [
+        ("diffusers SASolverScheduler", 1.7e-14, "its term beyond the paper at order 2 taken off"),
+    ],
+    "tcd": [
+        ("diffusers TCDScheduler", 1.8e-15, "at whole times"),
+    ],
 }
+
+SLACK = 20.0
+"""What rounding may differ by on another machine."""
 
 
 def network(x: Tensor, log_sigma: float) -> Tensor:
@@ -80,9 +95,7 @@ def noise(count: int, seed: int = 3, shape: tuple[int, ...] = (2, 3, 4, 5)) -> l
 
 
 def agree(name: str, peer: str, ours: Tensor, theirs: Tensor) -> None:
-    """Hold the difference against the bound of PEERS."""
-    (bound,) = (figure for found, figure, _ in PEERS[name] if found == peer)
+    """Hold the difference against the figure of PEERS."""
+    (figure,) = (figure for known, figure, _ in PEERS[name] if known == peer)
     assert ours.isfinite().all()
-    found = float((ours - theirs).abs().max() / theirs.abs().max())
-    print(f"PEER {name} | {peer} | {found:.1e}")
-    assert found <= bound
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) <= SLACK * figure
