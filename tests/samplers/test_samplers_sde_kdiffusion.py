@@ -134,3 +134,17 @@ def test_edm(churn: float, monkeypatch: pytest.MonkeyPatch) -> None:
         **{f"s_{key.removeprefix('s_')}": value for key, value in options.items()},
     )
     agree("edm", "k-diffusion sample_heun", found, known)
+
+
+def test_restart() -> None:
+    """Put together from their Heun on parts of the grid: down to 0.2, three times up to 3.2 and down, and on."""
+    start, *draws = noise(4)
+    left, top, low = iter(draws), SIGMAS.index(3.2), SIGMAS.index(0.2)
+    found = ours(
+        "restart(low=0.1, high=4, times=3)", 14.6 * start, SIGMAS, lambda at, to, visit=0: next(left)
+    )
+    known = theirs(sampling.sample_heun, 14.6 * start, SIGMAS[: low + 1])
+    for draw in draws:
+        known = known + math.sqrt(3.2**2 - 0.2**2) * draw
+        known = theirs(sampling.sample_heun, known, SIGMAS[top : low + 1])
+    agree("restart", "k-diffusion sample_heun", found, theirs(sampling.sample_heun, known, SIGMAS[low:]))
