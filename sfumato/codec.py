@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-
-from sfumato.nn.autoencoder import Autoencoder
+from torch import Tensor, nn
 
 
 class Codec(Protocol):
     """Pixels (B, 3, H, W) in [-1, 1] to latents and back; latents come normalised to about unit variance."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The latent of ``pixels``, (B, C, h, w) float32."""
+        """The latent of ``pixels``, (B, C, h, w), float32 or float64."""
         ...
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Pixels in [-1, 1] of ``latent``, float32."""
+        """Pixels in [-1, 1] of ``latent``, float32 or float64."""
         ...
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -26,32 +25,77 @@ class Codec(Protocol):
         ...
 
 
-class Latent:
-    """An autoencoder whose latent is normalised per channel: z = (mean of the posterior - mean) / std."""
+class Autoencoding(Protocol):
+    """An autoencoder as a codec needs it: a module of sfumato.nn."""
 
-    def __init__(self, autoencoder: Autoencoder, mean: Tensor, std: Tensor) -> None:
-        """Wrap ``autoencoder``; ``mean`` and ``std`` are (C,), measured on the training pictures."""
+    config: Any
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent of ``pixels``."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels of ``latent``."""
+        ...
+
+
+class Latent:
+    """An autoencoder whose latent is normalised per channel: z = (mean of the posterior - mean) / std.
+
+    Results are float32, or float64 where the autoencoder computes in that. In float16 some autoencoders overflow on
+    some pictures (Stable Diffusion XL's is known for it): the first time that happens this one is turned to float32
+    for good, the call is repeated, and ``notes`` says so.
+    """
+
+    def __init__(self, autoencoder: Autoencoding, mean: Tensor, std: Tensor) -> None:
+        """Wrap ``autoencoder``; ``mean`` and ``std`` are (C,), measured on the training pictures, or (1,)."""
         self.autoencoder = autoencoder
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+        self.notes: list[str] = []
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The normalised posterior mean, (B, C, H/f, W/f) float32."""
-        mean, _ = self.autoencoder.moments(self._inner(pixels))
-        return (mean.to(torch.float32) - self.mean) / self.std
+        """The normalised posterior mean, (B, C, H/f, W/f)."""
+        raw = self._safe(lambda x: self.autoencoder.moments(x)[0], pixels, "encoding")
+        return (raw - self.mean.to(raw)) / self.std.to(raw)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels, limited to [-1, 1]."""
-        raw = self.autoencoder.decode(self._inner(latent * self.std + self.mean))
-        return raw.to(torch.float32).clamp(-1, 1)
+        wide = latent.to(torch.promote_types(latent.dtype, _outer(self._weight.dtype)))
+        return self._safe(
+            self.autoencoder.decode, wide * self.std.to(wide) + self.mean.to(wide), "decoding"
+        ).clamp(-1, 1)
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one latent."""
         config = self.autoencoder.config
         return config.latent, height // config.factor, width // config.factor
 
+    @property
+    def _weight(self) -> Tensor:
+        module = self.autoencoder
+        assert isinstance(module, nn.Module)
+        return next(module.parameters())
+
+    def _safe(self, half: Callable[[Tensor], Tensor], x: Tensor, doing: str) -> Tensor:
+        """``half`` of ``x`` in the autoencoder's dtype; in float32 from then on if float16 overflows."""
+        out = half(self._inner(x))
+        if self._weight.dtype == torch.float16 and x.isfinite().all() and not out.isfinite().all():
+            module = self.autoencoder
+            assert isinstance(module, nn.Module)
+            module.to(torch.float32)
+            self.notes.append(
+                f"the autoencoder overflowed float16 in {doing} and runs in float32 from then on"
+            )
+            out = half(self._inner(x))
+        return out.to(_outer(out.dtype))
+
     def _inner(self, x: Tensor) -> Tensor:
-        weight = next(self.autoencoder.parameters())
-        return x.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+        return x.to(self._weight.device, self._weight.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _outer(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what comes out of a network that computes in ``dtype``: float32 at the least."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class Identity:

@@ -14,12 +14,14 @@ class Prompt:
     """What a condition is made from: a text, and what else published models want to know of the request.
 
     ``absent`` marks a prompt that nobody gave, such as the negative one left out: some models were trained to see zeros
-    there, and the empty text stands in elsewhere. ``width`` and ``height`` are the picture's in pixels, 0 where
-    nothing is known; ``guidance`` is the strength that a distilled network is told.
+    there, and the empty text stands in elsewhere. ``negative`` is whether the picture should keep away from it.
+    ``width`` and ``height`` are the picture's in pixels, 0 where nothing is known; ``guidance`` is the strength that a
+    distilled network is told.
     """
 
     text: str
     absent: bool = False
+    negative: bool = False
     width: int = 0
     height: int = 0
     guidance: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -47,7 +47,8 @@ class Defaults:
 class Model:
     """Everything that makes pictures, as values; ``hash`` identifies the weights (sha256, hex).
 
-    ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that.
+    ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that. ``refused`` says, by the
+    name of a task, why this model cannot do it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Model:
     defaults: Defaults
     notes: Callable[[str], list[str]] = field(default=lambda prompt: [])
     schedule_of: Callable[[tuple[int, ...]], Schedule] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def schedule(self, shape: tuple[int, ...]) -> Schedule:
         """The schedule for latents of ``shape`` (C, H, W): some models' depends on how many there are."""

@@ -20,6 +20,11 @@ class TinyConfig:
     width: int = 64
     blocks: tuple[int, ...] = (1, 3, 3, 3)
 
+    @property
+    def factor(self) -> int:
+        """How many times smaller the latent's sides are."""
+        return int(2 ** (len(self.blocks) - 1))
+
 
 class TinyBlock(nn.Module):
     """Three 3 x 3 convolutions around a shortcut, ReLU after all."""
@@ -76,6 +81,11 @@ class TinyVae(nn.Module):
         """The latent (B, latent, H/f, W/f) of ``pixels`` (B, C, H, W) in [-1, 1]."""
         latent: Tensor = self.down((pixels + 1) / 2)
         return latent
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent of ``pixels`` as the mean of a posterior, and its log-variance, as low as autoencoders have it."""
+        latent = self.encode(pixels)
+        return latent, torch.full_like(latent, -30.0)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels (B, C, f h, f w), about [-1, 1], of ``latent`` (B, latent, h, w)."""

@@ -70,7 +70,13 @@ class Text2Image:
         from sfumato.process.spec import parse
         from sfumato.samplers import sampler
 
+        if "text2image" in model.refused:
+            raise InvalidRequest(model.refused["text2image"])
         defaults = model.defaults
+        if defaults.distilled and self.negative:
+            raise InvalidRequest(
+                "this model was distilled from one with guidance and has no negative prompt: leave negative out"
+            )
         chosen = self.resolved(defaults)
         width, height = parse_size(chosen["size"], defaults)
         if self.seed > MAX_SEED - self.count + 1:
@@ -105,7 +111,9 @@ class Text2Image:
         asked = {"width": width, "height": height, "guidance": chosen["guidance"]}
         none = self.negative is None
         want = await model.embed([Prompt(text=self.prompt, **asked)])
-        avoid = await model.embed([Prompt(text=self.negative or "", absent=none, **asked)])
+        avoid = want
+        if not defaults.distilled:
+            avoid = await model.embed([Prompt(text=self.negative or "", absent=none, negative=True, **asked)])
         prediction = model.denoiser.prediction
         denoise = by(model.denoise, want, avoid, scale=scale, prediction=prediction, grid=grid)
         # Stable Diffusion's own samplers begin at noise of unit variance though their first level has a little less.

@@ -1,0 +1,114 @@
+"""What a family of published models is: a row of what is special to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.condition import Cond, Prompt
+from sfumato.families.checkpoint import Part
+from sfumato.model import Defaults
+from sfumato.nn.unet import UNetConfig
+from sfumato.process.schedule import Schedule
+from sfumato.text.t5 import T5Tokens
+
+Parts = Mapping[str, Part]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kit:
+    """What makes conditions: loaded networks and their descriptions by place, and T5's vocabulary.
+
+    ``zeros`` is whether a negative prompt that nobody gave becomes zeros (Stable Diffusion XL).
+    """
+
+    nets: Mapping[str, Any]
+    parts: Parts
+    tokens: T5Tokens | None = None
+    zeros: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of published models: what is special to it.
+
+    ``fits`` tells a checkpoint's parts; ``needs`` are the parts without which no picture can be made. ``scale`` and
+    ``shift`` turn the autoencoder's latent z into the model's, ``(z - shift) scale``. ``condition`` makes the
+    conditions of prompts.
+
+    What the shapes of a single file do not tell: ``heads`` is how many heads its U-Net's attention has at every
+    level, 0 for 64 channels a head; ``quick`` names the places of the text encoders with OpenAI's quick GELU.
+
+    ``by_size`` chooses the shift of a rectified flow by the number of patches. ``latent`` is how many channels of
+    the denoiser's input are the picture itself; where there are more, something is laid beside it. ``refused`` says
+    why text to image cannot be asked at all, empty if it can.
+    """
+
+    name: str
+    title: str
+    fits: Callable[[Parts], bool]
+    needs: tuple[str, ...]
+    predicts: str
+    schedule: Schedule
+    clock: str
+    scale: float
+    defaults: Defaults
+    condition: Callable[[Kit, Sequence[Prompt]], Cond]
+    shift: float = 0.0
+    heads: int = 0
+    quick: tuple[str, ...] = ()
+    by_size: bool = False
+    latent: int = 4
+    refused: str = ""
+
+
+BESIDE: dict[tuple[str, int], str] = {
+    (
+        "unet",
+        9,
+    ): "fills the masked part of a picture (9 channels in: latent, mask and masked picture); it is for the "
+    "task 'inpaint'",
+    (
+        "unet",
+        8,
+    ): "changes a picture by an instruction (8 channels in: latent and picture); it is for the task 'edit'",
+    ("unet", 5): "follows a map of depth (5 channels in: latent and map); it is for the task 'depth'",
+    (
+        "flux",
+        96,
+    ): "fills the masked part of a picture (384 columns in: latent, masked picture and mask); it is for the "
+    "task 'inpaint'",
+    (
+        "flux",
+        32,
+    ): "follows a map of edges or of depth (128 columns in: latent and map); it is for the task 'control'",
+}
+"""What denoisers of a kind do whose input has so many channels; see ``refusal``."""
+
+
+def refusal(family: Family, parts: Parts) -> str:
+    """Why text to image cannot be asked of a model of ``family`` made of ``parts``; empty if it can be."""
+    if family.refused:
+        return family.refused
+    net = parts["denoiser"]
+    inner = net.config.inner if isinstance(net.config, UNetConfig) else net.config.channels
+    if inner == family.latent:
+        return ""
+    what = BESIDE.get(
+        (net.kind, inner),
+        f"reads {inner} channels, of which {family.latent} are the picture's; what the others are "
+        "is not known here",
+    )
+    return f"this model of {family.title} {what}, not for text2image"
+
+
+def unet_of(parts: Parts) -> UNetConfig | None:
+    """The U-Net among ``parts``, if the denoiser is one."""
+    config = parts["denoiser"].config if "denoiser" in parts else None
+    return config if isinstance(config, UNetConfig) else None
+
+
+def is_kind(kind: str) -> Callable[[Parts], bool]:
+    """A denoiser of ``kind``."""
+    return lambda parts: "denoiser" in parts and parts["denoiser"].kind == kind

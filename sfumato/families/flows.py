@@ -1,0 +1,129 @@
+"""Stable Diffusion 3 and 3.5 and FLUX.1: joint transformers on a rectified flow.
+
+Esser et al. 2024; Black Forest Labs 2024. Where each value comes from stands in docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sfumato.condition import Cond, Prompt, join
+from sfumato.families import prompts as rules
+from sfumato.families.family import Family, Kit, Parts, is_kind
+from sfumato.families.prompts import Clip
+from sfumato.model import Defaults
+from sfumato.process.schedule import Flow
+
+T5_LENGTH = {"sd3": 256, "flux": 512, "flux-schnell": 256}
+"""How many tokens of T5 a family reads."""
+
+
+def shifted_twice(shift: float) -> Flow:
+    """The flow of Stable Diffusion 3: its least time, 1/1000, is shifted before the grid is made, and once more by it.
+
+    (The authors' and diffusers' code: the grid runs on a line from the shifted most to the shifted least time.)
+    """
+    return Flow(shift, t_min=shift * 0.001 / (1 + (shift - 1) * 0.001))
+
+
+def sd3_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """Both CLIPs and T5 one after the other; without T5 its places are zeros."""
+    texts = [p.text for p in prompts]
+    small, big = (Clip(kit.nets[name], skip=1, normed=False) for name in ("text", "text_2"))
+    big = replace(big, pad=rules.OPEN_PAD)
+    t5 = None
+    if "text_3" in kit.nets:
+        assert kit.tokens is not None
+        t5 = (kit.nets["text_3"], kit.tokens)
+    return rules.sd3(small, big, t5, texts, kit.parts["denoiser"].config.tokens, T5_LENGTH["sd3"])
+
+
+def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """T5's states, CLIP's pooled vector, and the guidance that the network is told if it reads one."""
+    guided = kit.parts["denoiser"].config.guidance
+    length = T5_LENGTH["flux" if guided else "flux-schnell"]
+    assert kit.tokens is not None
+    t5 = (kit.nets["text_3"], kit.tokens)
+
+    def one(prompt: Prompt) -> Cond:
+        return rules.flux(
+            Clip(kit.nets["text"]), t5, [prompt.text], length, prompt.guidance if guided else None
+        )
+
+    return join([one(prompt) for prompt in prompts])
+
+
+def is_flux_schnell(parts: Parts) -> bool:
+    """A FLUX.1 that is told no guidance."""
+    return is_kind("flux")(parts) and not parts["denoiser"].config.guidance
+
+
+def is_sd35(parts: Parts) -> bool:
+    """A transformer of Stable Diffusion 3 whose queries and keys are normalised."""
+    return is_kind("mmdit")(parts) and bool(parts["denoiser"].config.norm)
+
+
+def is_sd35_medium(parts: Parts) -> bool:
+    """One whose first blocks have a second attention."""
+    return is_sd35(parts) and bool(parts["denoiser"].config.dual)
+
+
+_SD3 = Defaults(
+    steps=28,
+    sampler="euler",
+    grid="normal",
+    guidance=7.0,
+    width=1024,
+    height=1024,
+    multiple=16,
+    least=64,
+    most=2048,
+)
+_FLUX = replace(_SD3, grid="linspace", guidance=3.5, most=4096, distilled=True)
+
+SD3 = Family(
+    name="sd3",
+    title="Stable Diffusion 3",
+    fits=is_kind("mmdit"),
+    needs=("denoiser", "vae", "text", "text_2"),
+    predicts="flow",
+    schedule=shifted_twice(3.0),
+    clock="thousand",
+    scale=1.5305,
+    shift=0.0609,
+    defaults=_SD3,
+    condition=sd3_condition,
+    quick=("text",),
+    latent=16,
+)
+SD35_LARGE = replace(
+    SD3,
+    name="sd3.5-large",
+    title="Stable Diffusion 3.5 large",
+    fits=is_sd35,
+    defaults=replace(_SD3, steps=40, guidance=4.5),
+)
+SD35_MEDIUM = replace(
+    SD3,
+    name="sd3.5-medium",
+    title="Stable Diffusion 3.5 medium",
+    fits=is_sd35_medium,
+    defaults=replace(_SD3, steps=50, guidance=5.0),
+)
+SCHNELL = Family(
+    name="flux-schnell",
+    title="FLUX.1 schnell",
+    fits=is_flux_schnell,
+    needs=("denoiser", "vae", "text", "text_3"),
+    predicts="flow",
+    schedule=Flow(),
+    clock="thousand",
+    scale=0.3611,
+    shift=0.1159,
+    defaults=replace(_FLUX, steps=4, guidance=1.0, distilled=False),
+    condition=flux_condition,
+    quick=("text",),
+    latent=16,
+)
+FLUX = replace(SCHNELL, name="flux", title="FLUX.1", fits=is_kind("flux"), defaults=_FLUX, by_size=True)

@@ -1,0 +1,178 @@
+"""Stable Diffusion 1, 2 and XL, the refiner and the upscaler: U-Nets in the latents of a convolutional autoencoder.
+
+Rombach et al. 2022; Podell et al. 2023. Where each value comes from stands in docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sfumato.condition import Cond, Prompt, join
+from sfumato.families import prompts as rules
+from sfumato.families.family import Family, Kit, Parts, unet_of
+from sfumato.families.prompts import Clip
+from sfumato.model import Defaults
+from sfumato.process.table import scaled_linear
+
+
+def is_sd1(parts: Parts) -> bool:
+    """A U-Net whose transformers end in convolutions."""
+    net = unet_of(parts)
+    return net is not None and not parts["denoiser"].linear and not net.vector and not net.classes
+
+
+def is_sd2(parts: Parts) -> bool:
+    """A U-Net whose transformers end in matrices, with text tokens alone."""
+    net = unet_of(parts)
+    return net is not None and parts["denoiser"].linear and not net.vector and not net.classes
+
+
+def is_upscaler(parts: Parts) -> bool:
+    """A U-Net that reads a class, which is the noise level of the small picture beside the latent."""
+    net = unet_of(parts)
+    return net is not None and bool(net.classes)
+
+
+def is_refiner(parts: Parts) -> bool:
+    """A U-Net that reads a vector, and tokens of OpenCLIP's largest encoder alone."""
+    net = unet_of(parts)
+    big = parts["text_2"].config.width if "text_2" in parts else 1280
+    return net is not None and bool(net.vector) and net.tokens == big
+
+
+def is_sdxl(parts: Parts) -> bool:
+    """A U-Net that reads a vector beside the text."""
+    net = unet_of(parts)
+    return net is not None and bool(net.vector)
+
+
+def sd1_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """OpenAI's encoder, last states, normed; rows padded with the end token."""
+    return rules.sd(Clip(kit.nets["text"]), [p.text for p in prompts])
+
+
+def sd2_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """OpenCLIP's encoder, penultimate states, normed; rows padded with token 0.
+
+    transformers' files leave the last block out; the original ones have it, and it is not read.
+    """
+    skip = 1 if kit.parts["text"].layout == "original" else 0
+    return rules.sd(Clip(kit.nets["text"], pad=rules.OPEN_PAD, skip=skip), [p.text for p in prompts])
+
+
+def sdxl_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """Both encoders' penultimate states, pooled text and sizes; zeros for a negative prompt that was left out."""
+    small = Clip(kit.nets["text"], skip=1, normed=False)
+    big = Clip(kit.nets["text_2"], pad=rules.OPEN_PAD, skip=1, normed=False)
+
+    def one(prompt: Prompt) -> Cond:
+        sides = (float(prompt.height), float(prompt.width))
+        sizes = (*sides, 0.0, 0.0, *sides)
+        return rules.sdxl(small, big, [prompt.text], sizes, _features(kit, 6), kit.zeros and prompt.absent)
+
+    return join([one(prompt) for prompt in prompts])
+
+
+def refiner_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """The larger encoder's penultimate states, pooled text, sizes, and 6 for beauty, 2.5 in the negative prompt.
+
+    Its authors had the empty text for a negative prompt that was left out, not zeros.
+    """
+    big = Clip(kit.nets["text_2"], pad=rules.OPEN_PAD, skip=1, normed=False)
+
+    def one(prompt: Prompt) -> Cond:
+        score = 2.5 if prompt.negative else 6.0
+        sizes = (float(prompt.height), float(prompt.width), 0.0, 0.0, score)
+        return rules.sdxl(None, big, [prompt.text], sizes, _features(kit, 5))
+
+    return join([one(prompt) for prompt in prompts])
+
+
+def _features(kit: Kit, count: int) -> int:
+    """How many sinusoids each of ``count`` numbers becomes: what is left of the vector beside the pooled text."""
+    net = unet_of(kit.parts)
+    assert net is not None
+    return (net.vector - int(kit.nets["text_2"].config.projection)) // count
+
+
+_LEADING = Defaults(
+    steps=50,
+    sampler="euler",
+    grid="leading",
+    guidance=7.5,
+    width=512,
+    height=512,
+    multiple=8,
+    least=64,
+    most=4096,
+    unit_start=True,
+)
+
+SD1 = Family(
+    name="sd1",
+    title="Stable Diffusion 1",
+    fits=is_sd1,
+    needs=("denoiser", "vae", "text"),
+    predicts="eps",
+    schedule=scaled_linear(),
+    clock="t",
+    scale=0.18215,
+    defaults=replace(_LEADING, sampler="pndm", final="first"),
+    condition=sd1_condition,
+    heads=8,
+    quick=("text",),
+)
+SD2 = Family(
+    name="sd2",
+    title="Stable Diffusion 2",
+    fits=is_sd2,
+    needs=("denoiser", "vae", "text"),
+    predicts="eps",
+    schedule=scaled_linear(),
+    clock="t",
+    scale=0.18215,
+    defaults=replace(_LEADING, sampler="ddim", final="first"),
+    condition=sd2_condition,
+)
+UPSCALER = Family(
+    name="sd-x4",
+    title="the upscaler of Stable Diffusion",
+    fits=is_upscaler,
+    needs=("denoiser", "vae", "text"),
+    predicts="v",
+    schedule=scaled_linear(first=0.0001, last=0.02),
+    clock="t",
+    scale=0.08333,
+    defaults=replace(_LEADING, sampler="ddim", final="first", guidance=9.0, steps=75),
+    condition=sd2_condition,
+    heads=8,
+    refused="this model makes a small picture four times as large; it is for the task 'upscale', not for text2image",
+)
+REFINER = Family(
+    name="sdxl-refiner",
+    title="the refiner of Stable Diffusion XL",
+    fits=is_refiner,
+    needs=("denoiser", "vae", "text_2"),
+    predicts="eps",
+    schedule=scaled_linear(),
+    clock="t",
+    scale=0.13025,
+    defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
+    condition=refiner_condition,
+    refused="this model is the refiner of Stable Diffusion XL: it goes on with the last, least noisy steps of a "
+    "picture that the base model began (the task 'image2image'), and was not trained to begin one, so not for text2image",
+)
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    fits=is_sdxl,
+    needs=("denoiser", "vae", "text", "text_2"),
+    predicts="eps",
+    schedule=scaled_linear(),
+    clock="t",
+    scale=0.13025,
+    defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
+    condition=sdxl_condition,
+    quick=("text",),
+)

@@ -1,0 +1,266 @@
+"""What is told beside the weights of how a network was trained: a scheduler's settings, or markers in a single file.
+
+A diffusers folder has ``scheduler/scheduler_config.json``; it overrules a family's values. Single files of Stable
+Diffusion XL may have tensors that only mark: ``v_pred``, ``ztsnr`` (Lin et al. 2024), ``edm_vpred.sigma_max`` and
+``edm_vpred.sigma_min`` (CosXL: v-prediction of EDM's process, Karras et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import WeightsError
+from sfumato.families.checkpoint import Checkpoint
+from sfumato.families.family import Family
+from sfumato.families.flows import shifted_twice
+from sfumato.model import Defaults
+from sfumato.process.level import Level
+from sfumato.process.schedule import Exploding, Flow, Schedule, shift_for
+from sfumato.process.table import Table, linear, scaled_linear, squared_cosine, zero_snr
+
+Told = Mapping[str, Any]
+ScheduleOf = Callable[[tuple[int, ...]], Schedule]
+
+SAMPLERS = {
+    "PNDMScheduler": "pndm",
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "LMSDiscreteScheduler": "lms",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+    "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+    "EDMEulerScheduler": "euler",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+}
+"""diffusers' schedulers, and the samplers here that make their steps."""
+
+LEADING = {"PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler"}
+"""Those whose steps are spaced "leading" where their settings do not say; the others' are "linspace"."""
+
+PREDICTED = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+BETAS = {"linear": linear, "scaled_linear": scaled_linear}
+BIAS = {
+    "original": "output_blocks.11.1.transformer_blocks.0.norm1.bias",
+    "diffusers": "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
+}
+"""The bias that tells what a network of Stable Diffusion 2 predicts, by layout."""
+
+EDM_MARKS = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
+UNREAD_MARKS = ("edm_mean", "edm_std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """How a checkpoint's network is asked: what it predicts and how that is known, its schedule and its defaults.
+
+    ``clock`` and ``scale`` are Denoiser's; ``schedule_of`` is Model's.
+    """
+
+    predicts: str
+    why: str
+    schedule: Schedule
+    clock: str
+    defaults: Defaults
+    scale: Callable[[Level], Tensor] | None = None
+    schedule_of: ScheduleOf | None = None
+
+
+def predicted(family: Family, checkpoint: Checkpoint) -> tuple[str, str]:
+    """What the network predicts, and how that is known.
+
+    A diffusers folder says it in its scheduler's settings; a single file may have a marker; Stable Diffusion 2 is
+    told by the spread of one bias, which is larger in models that predict v (as ComfyUI found). WeightsError for
+    settings that are not known.
+    """
+    told = checkpoint.configs.get("scheduler", {}).get("prediction_type")
+    if told and family.predicts != "flow":
+        if told not in PREDICTED:
+            raise WeightsError(
+                f"the scheduler of {checkpoint.source.path} says prediction_type = {told!r}, which is not known; "
+                f"known: {', '.join(PREDICTED)}"
+            )
+        return PREDICTED[str(told)], "the scheduler's settings"
+    for marker in ("v_pred", EDM_MARKS[1]):
+        if marker in checkpoint.source.entries:
+            return "v", f"the marker {marker}"
+    net = checkpoint.parts["denoiser"]
+    bias = BIAS[net.layout]
+    if family.name == "sd2" and bias in net.source.entries:
+        spread = float(net.source.read(bias).float().std())
+        kind = "v" if spread > 0.09 else "eps"
+        return kind, f"the deviation {spread:.3f} of {bias}, which is above 0.09 where v is predicted"
+    return family.predicts, "the family's"
+
+
+def process_of(family: Family, checkpoint: Checkpoint, predicts: str | None = None) -> Process:
+    """How the network of ``checkpoint`` is asked; ``predicts`` overrules what is told.
+
+    WeightsError for settings or markers that cannot be followed.
+    """
+    found, why = predicted(family, checkpoint) if predicts is None else (predicts, "as asked")
+    plain = Process(
+        predicts=found,
+        why=why,
+        schedule=family.schedule,
+        clock=family.clock,
+        defaults=family.defaults,
+        schedule_of=by_size() if family.by_size else None,
+    )
+    if told := checkpoint.configs.get("scheduler", {}):
+        named = str(told.get("_class_name", ""))
+        path = str(checkpoint.source.path)
+        if family.predicts == "flow":
+            return _told_flow(plain, told, named, path)
+        if named.startswith("EDM"):
+            return _told_edm(plain, told, named, path)
+        return _told_table(plain, told, named, path)
+    return _marked(plain, checkpoint)
+
+
+def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
+    """``plain`` as the markers of a single file change it."""
+    entries, path = checkpoint.source.entries, checkpoint.source.path
+    if found := [name for name in UNREAD_MARKS if name in entries]:
+        raise WeightsError(
+            f"{path} is marked {found[0]} (EDM's process over normalised latents, as Playground 2.5), which is not "
+            "followed yet; sampled as an ordinary model it would make nothing of worth"
+        )
+    if EDM_MARKS[1] in entries:
+        low, high = (
+            float(checkpoint.source.read(name)) if name in entries else usual
+            for name, usual in zip(EDM_MARKS, (0.002, 120.0), strict=True)
+        )
+        return _edm(plain, low, high, "exponential", "euler")
+    if "ztsnr" in entries and plain.predicts == "v" and isinstance(plain.schedule, Table):
+        defaults = replace(plain.defaults, grid="trailing", final="zero")
+        return replace(plain, schedule=zero_snr(plain.schedule), defaults=defaults)
+    return plain
+
+
+def _edm(plain: Process, low: float, high: float, grid: str, sampler: str) -> Process:
+    """EDM's process with v-prediction: x = x0 + sigma eps; the network sees x / hypot(sigma, 1) and log(sigma) / 4."""
+    if plain.predicts != "v":
+        raise WeightsError(
+            f"networks of EDM's process are followed here where they predict v, not {plain.predicts}: this one would "
+            "be sampled wrongly"
+        )
+    return replace(
+        plain,
+        schedule=Exploding(low, high),
+        clock="log_sigma",
+        scale=lambda at: (
+            1 / torch.hypot(torch.as_tensor(at.sigma), torch.ones_like(torch.as_tensor(at.sigma)))
+        ),
+        defaults=replace(plain.defaults, grid=grid, sampler=sampler, final="zero", unit_start=True),
+    )
+
+
+def _told_edm(plain: Process, told: Told, named: str, path: str) -> Process:
+    if (
+        named not in SAMPLERS
+        or told.get("sigma_data", 0.5) != 1
+        or told.get("final_sigmas_type", "zero") != "zero"
+    ):
+        raise WeightsError(
+            f"the scheduler of {path} is {named} with sigma_data = {told.get('sigma_data', 0.5)}: of EDM's process "
+            "EDMEulerScheduler with sigma_data = 1 (CosXL) is followed here, no other"
+        )
+    if told.get("rho", 7.0) != 7:
+        raise WeightsError(f"the scheduler of {path} says rho = {told['rho']}, which is not followed; 7 is")
+    low, high = float(told.get("sigma_min", 0.002)), float(told.get("sigma_max", 80.0))
+    return _edm(plain, low, high, str(told.get("sigma_schedule", "karras")), SAMPLERS[named])
+
+
+def _told_table(plain: Process, told: Told, named: str, path: str) -> Process:
+    """The process of a discrete scheduler's settings."""
+    defaults = plain.defaults
+    offset = told.get("steps_offset", 0)
+    spacing = told.get("timestep_spacing") or ("leading" if named in LEADING else "linspace")
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise WeightsError(f"the scheduler of {path} says timestep_spacing = {spacing!r}, which is not known")
+    grid = spacing if spacing != "leading" or offset == 1 else f"leading(offset={offset})"
+    for flag, name in (("karras", "karras"), ("exponential", "exponential"), ("beta", "beta(over=ratio)")):
+        grid = name if told.get(f"use_{flag}_sigmas") else grid
+    last = told.get("set_alpha_to_one") is False or told.get("final_sigmas_type") == "sigma_min"
+    # Of the samplers that k-diffusion has, those of diffusers begin at the first level's sigma unless spaced so.
+    ratio = named.endswith("DiscreteScheduler")
+    defaults = replace(
+        defaults,
+        sampler=SAMPLERS.get(named, defaults.sampler),
+        grid=grid,
+        final="first" if last else "zero",
+        unit_start=not ratio or spacing == "leading",
+    )
+    return replace(plain, schedule=_betas(plain.schedule, told, path), defaults=defaults)
+
+
+def _betas(usual: Schedule, told: Told, path: str) -> Schedule:
+    """The table of a scheduler's settings; the family's where they say nothing."""
+    if told.get("trained_betas") is not None:
+        raise WeightsError(f"the scheduler of {path} lists trained_betas, which are not followed here")
+    name, steps = told.get("beta_schedule"), int(told.get("num_train_timesteps", 1000))
+    if name in BETAS:
+        first, last = float(told.get("beta_start", 0.0001)), float(told.get("beta_end", 0.02))
+        usual = BETAS[name](steps, first, last)
+    elif name == "squaredcos_cap_v2":
+        usual = squared_cosine(steps)
+    elif name is not None:
+        raise WeightsError(
+            f"the scheduler of {path} says beta_schedule = {name!r}, which is not known; known: "
+            f"{', '.join(BETAS)}, squaredcos_cap_v2"
+        )
+    flat = told.get("rescale_betas_zero_snr") and isinstance(usual, Table)
+    return zero_snr(usual) if flat and isinstance(usual, Table) else usual
+
+
+def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
+    """The process of a rectified flow's settings: its shift, or how it depends on the number of patches."""
+    defaults = replace(plain.defaults, sampler=SAMPLERS.get(named, plain.defaults.sampler))
+    odd = [k for k in ("shift_terminal", "invert_sigmas", "stochastic_sampling") if told.get(k)]
+    odd += [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if told.get(k)]
+    if told.get("time_shift_type", "exponential") != "exponential":
+        odd.append("time_shift_type")
+    dynamic = bool(told.get("use_dynamic_shifting"))
+    twice = isinstance(plain.schedule, Flow) and plain.schedule.shift != 1
+    if dynamic and twice:
+        odd.append("use_dynamic_shifting")
+    if odd:
+        raise WeightsError(
+            f"the scheduler of {path} says {odd[0]} = {told[odd[0]]!r}, which is not followed here: the pictures would "
+            "not be the model's"
+        )
+    if dynamic:
+        line = (
+            int(told.get("base_image_seq_len", 256)),
+            float(told.get("base_shift", 0.5)),
+            int(told.get("max_image_seq_len", 4096)),
+            float(told.get("max_shift", 1.15)),
+        )
+        return replace(plain, schedule_of=by_size(*line), defaults=defaults)
+    shift = told.get("shift", told.get("flow_shift"))
+    if shift is None:
+        return replace(plain, defaults=defaults)
+    if not 0 < float(shift) < math.inf:
+        raise WeightsError(f"the scheduler of {path} says shift = {shift}, which must be above 0")
+    schedule = shifted_twice(float(shift)) if twice else Flow(float(shift))
+    return replace(plain, schedule=schedule, schedule_of=None, defaults=defaults)
+
+
+def by_size(low: int = 256, low_mu: float = 0.5, high: int = 4096, high_mu: float = 1.15) -> ScheduleOf:
+    """FLUX.1 dev's schedule by the shape of a latent: shifted by how many patches it has; see ``shift_for``."""
+
+    def of(shape: tuple[int, ...]) -> Schedule:
+        return Flow(shift_for(max(1, shape[-2] * shape[-1] // 4), low, low_mu, high, high_mu))
+
+    return of
