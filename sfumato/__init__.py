@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sfumato.process.estimate import Estimate
     from sfumato.process.grid import make_grid as grid
     from sfumato.process.level import Level
-    from sfumato.sampling import sample
+    from sfumato.sampling import as_denoise, sample
     from sfumato.tasks.text2image import Text2Image
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ _HOMES = {
     "Text2Image": "sfumato.tasks.text2image:Text2Image",
     "UnknownName": "sfumato.errors:UnknownName",
     "WeightsError": "sfumato.errors:WeightsError",
+    "as_denoise": "sfumato.sampling:as_denoise",
     "grid": "sfumato.process.grid:make_grid",
     "load": "sfumato.api:load",
     "mixture": "sfumato.families.gaussian:mixture",
@@ -83,6 +84,7 @@ __all__ = [
     "Text2Image",
     "UnknownName",
     "WeightsError",
+    "as_denoise",
     "grid",
     "load",
     "mixture",

@@ -15,9 +15,12 @@ from sfumato.noise import Stream
 from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.grid import Grid
 from sfumato.process.level import Level
+from sfumato.samplers import Sampler
 from sfumato.samplers import sampler as sampler_named
 
 Answer = Tensor | Estimate | Awaitable[Tensor | Estimate]
+OFF = 0.02
+"""By what part of x an estimate may miss it, for rounding in a network of half precision."""
 
 
 def sample(
@@ -36,7 +39,7 @@ def sample(
     shape, or an Estimate where the network's own eps is wanted too; it may be ``async``. ``sampler`` is a name, with
     options where it has some, ``"edm(churn=40)"``. The walk begins at ``alpha x0 + sigma noise`` of the first level
     (``x0`` None for 0, which is generation) and ends at the last. InvalidRequest for names, seeds and shapes that
-    do not fit.
+    do not fit, and for an Estimate whose ends do not add up to x (CFG++) under a sampler that needs that.
 
     ::
 
@@ -72,19 +75,20 @@ def sample(
     if x0 is not None:
         x = x + grid[0].alpha * x0.to(dtype)
     with torch.no_grad():
-        end: Tensor = run(entry.walk(x, grid, asked(denoise), noise))
+        end: Tensor = run(entry.walk(x, grid, on_line(as_denoise(denoise), entry), noise))
     return end
 
 
-def asked(denoise: Callable[[Any, Level], Answer]) -> Denoise:
-    """``denoise`` as samplers want it: a coroutine that returns an Estimate.
+def as_denoise(function: Callable[[Any, Level], Answer]) -> Denoise:
+    """A function of (x, level) as samplers, guidance and constraints want it: a coroutine that returns an Estimate.
 
     An answer that is a tensor is x0, and eps is what is left, ``(x - alpha x0) / sigma``. InvalidRequest for an
-    answer of another kind or shape.
+    answer of another kind or shape. What ``sample`` does with the function that it is given; needed where a wrapper
+    of ``sfumato.guidance`` stands between, as in ``known(sfumato.as_denoise(denoise), y, mask)``.
     """
 
     async def estimated(x: Tensor, at: Level) -> Estimate:
-        found: Any = denoise(x, at)
+        found: Any = function(x, at)
         if inspect.isawaitable(found):
             found = await found
         if isinstance(found, Estimate):
@@ -97,3 +101,21 @@ def asked(denoise: Callable[[Any, Level], Answer]) -> Denoise:
         return Estimate(at, found, (x - at.alpha * found) / at.sigma)
 
     return estimated
+
+
+def on_line(denoise: Denoise, entry: Sampler) -> Denoise:
+    """``denoise`` with a check, under samplers that need it, that both ends of an estimate add up to x."""
+    if entry.off_line:
+        return denoise
+
+    async def checked(x: Tensor, at: Level) -> Estimate:
+        found = await denoise(x, at)
+        away = (at.alpha * found.x0 + at.sigma * found.eps - x).abs().max()
+        if float(away) > OFF * float(x.abs().max() + at.sigma):
+            raise InvalidRequest(
+                f"the estimate's x0 and eps do not add up to x at sigma = {at.sigma:g}, and the sampler "
+                f"{entry.name!r} uses x itself: take one that moves along estimates, such as 'ddim' or 'dpmpp_2m'"
+            )
+        return found
+
+    return checked

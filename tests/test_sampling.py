@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sfumato
+from sfumato.guidance import known
 from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow
 
@@ -89,3 +90,22 @@ def test_what_does_not_fit_is_told(change: dict, words: str) -> None:
 def test_an_answer_of_another_shape_is_told(answer: object) -> None:
     with pytest.raises(sfumato.InvalidRequest, match="must return x0"):
         sfumato.sample(lambda x, level: answer, shape=(2,), grid=GRID)  # type: ignore[arg-type,return-value]
+
+
+def test_estimates_off_the_line_are_refused_where_x_is_used() -> None:
+    """CFG++'s, for instance: a sampler that looks at x would go elsewhere without a word."""
+
+    def off(x: Tensor, level: Level) -> sfumato.Estimate:
+        return sfumato.Estimate(level, gaussian(x, level) + 1.0, (x - gaussian(x, level)) / level.sigma)
+
+    assert sfumato.sample(off, shape=(2,), grid=GRID, sampler="ddim").shape == (1, 2)
+    with pytest.raises(sfumato.InvalidRequest, match="do not add up"):
+        sfumato.sample(off, shape=(2,), grid=GRID, sampler="heun")
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler_ancestral", "dpmpp_sde"])
+def test_a_constraint_around_a_plain_function(sampler: str) -> None:
+    held = known(sfumato.as_denoise(gaussian), torch.tensor([0.3, 0.0]), torch.tensor([1.0, 0.0]))
+    x0 = sfumato.sample(held, shape=(2,), grid=GRID, sampler=sampler, seeds=[1, 2, 3], dtype=torch.float64)
+    torch.testing.assert_close(x0[:, 0], torch.full((3,), 0.3, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert len(x0[:, 1].unique()) == 3

@@ -43,17 +43,20 @@ def samplers(as_json: bool) -> None:
             "order": s.order,
             "evaluations": s.evaluations,
             "stochastic": s.stochastic,
-            "options": {k: v if v != math.inf else None for k, v in options_of(s.walk).items()},
+            "off_line": s.off_line,
+            "options": options_of(s.walk),
             "reference": s.reference,
         }
         for s in SAMPLERS.values()
     ]
     if as_json:
+        for row in rows:  # JSON has no infinity
+            row["options"] = {k: None if v == math.inf else v for k, v in row["options"].items()}
         click.echo(json.dumps(rows))
         return
     for row in rows:
         noise = "draws noise" if row["stochastic"] else "deterministic"
-        order = f"order {row['order']}" if row["order"] else "few steps"
+        order = f"order {row['order']}" if row["order"] else "no order"
         asks = (
             "as many evaluations as it wants"
             if row["evaluations"] is None

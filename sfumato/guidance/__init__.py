@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.guidance.classifier import classifier
+from sfumato.guidance.classifier_free import classifier_free
+from sfumato.guidance.constraints import clip, dynamic_threshold, known
 from sfumato.guidance.guide import GUIDES, OPTIONS, Guide, check, option
 from sfumato.guidance.interval import interval
+from sfumato.guidance.operators import Observation
+from sfumato.guidance.plus import plus_plus
+from sfumato.guidance.posterior import diffpir, dps, mmps, pigdm
+from sfumato.guidance.projected import adaptive_projected
+from sfumato.guidance.several import autoguidance, composed
+from sfumato.guidance.zero_star import zero_star
 from sfumato.process.spec import check_options, parse
 
 
@@ -31,4 +40,26 @@ def guide(text: str) -> Guide:
     return chosen
 
 
-__all__ = ["GUIDES", "OPTIONS", "Guide", "check", "guide"]
+__all__ = [
+    "GUIDES",
+    "OPTIONS",
+    "Guide",
+    "Observation",
+    "adaptive_projected",
+    "autoguidance",
+    "check",
+    "classifier",
+    "classifier_free",
+    "clip",
+    "composed",
+    "diffpir",
+    "dps",
+    "dynamic_threshold",
+    "guide",
+    "interval",
+    "known",
+    "mmps",
+    "pigdm",
+    "plus_plus",
+    "zero_star",
+]

@@ -226,6 +226,7 @@ def check(guide: Guide, sampler: Sampler, *, scale: float, steps: int) -> None:
     if not 0 <= scale <= guide.most:
         raise InvalidRequest(
             f"guidance = {scale:g} is outside what the guide {guide.name!r} allows: 0 to {guide.most:g}"
+            + (" (0.6 is usual)" if guide.most == 1 else "")
         )
     if guide.off_line and not sampler.off_line:
         raise InvalidRequest(

@@ -14,8 +14,9 @@ def interpolated(scale: float) -> Combine:
     """x0 at ``n + w (p - n)``, eps that of ``n`` (Chung et al. 2024, algorithm 2).
 
     w is in [0, 1], an interpolation between the branches. The two ends are not on one line with x, so only samplers
-    that move along estimates and never look back at x accept it (``Sampler.off_line``). InvalidRequest for w
-    outside 0 to 1.
+    that move along estimates and never look back at x accept it (``Sampler.off_line``). What w does depends on the
+    grid: every step adds its share, so more steps guide more, and there is no limit of many steps. Multistep
+    samplers extrapolate the guided x0. InvalidRequest for w outside 0 to 1.
     """
     if not 0 <= scale <= 1:
         raise InvalidRequest(

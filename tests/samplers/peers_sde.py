@@ -100,4 +100,6 @@ def agree(name: str, peer: str, ours: Tensor, theirs: Tensor) -> None:
     """Hold the difference against the figure of PEERS."""
     (figure,) = (figure for known, figure, _ in PEERS[name] if known == peer)
     assert ours.isfinite().all()
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) <= SLACK * figure
+    found = float((ours - theirs).abs().max() / theirs.abs().max())
+    print(f"PEER {name} | {peer} | {found:.1e}")
+    assert found <= SLACK * figure
