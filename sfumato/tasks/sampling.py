@@ -1,0 +1,288 @@
+"""What all tasks share that walk from noise: their fields, and the plan that a request comes to on a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+
+import torch
+from annotated_types import Ge, Le, MaxLen
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sfumato.ask import gather
+from sfumato.condition import Cond, Prompt
+from sfumato.errors import InvalidRequest
+from sfumato.guidance import check, guide
+from sfumato.guidance.classifier_free import Branches
+from sfumato.guidance.guide import Guide
+from sfumato.model import Model
+from sfumato.noise import MAX_SEED, NOISES, Noise, Only, noise
+from sfumato.process.estimate import Denoise
+from sfumato.process.grid import Grid, make_grid, steps_in, tail
+from sfumato.process.spec import parse
+from sfumato.samplers import Sampler, sampler
+from sfumato.tasks.beside import check_channels
+from sfumato.tasks.canvas import latent_shape, parse_size, to_bytes
+from sfumato.tasks.given import Raster
+from sfumato.tasks.task import Result
+from sfumato.tasks.tiled import tiled
+
+MAX_PROMPT = 4000
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+Text = Annotated[str, MaxLen(MAX_PROMPT)]
+Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
+Part = Annotated[float, Ge(0), Le(1)]
+T = TypeVar("T", bound="Sampling")
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Prompted:
+    """A task that needs a sentence."""
+
+    prompt: Text = Field(description="what the picture shows")
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_empty(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("the prompt is empty; say what the picture should show")
+        return text
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class MaybePrompted:
+    """A task that a sentence may steer."""
+
+    prompt: Text = Field(default="", description="what the picture shows")
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Sampling:
+    """The fields of every task that walks from noise.
+
+    Fields left at None take the model's own default; the recipe that a picture carries has them all filled in.
+    """
+
+    negative: Text | None = Field(default=None, description="what the picture should keep away from")
+    steps: Annotated[int, Ge(1), Le(1000)] | None = Field(
+        default=None, description="how many steps the sampler takes"
+    )
+    sampler: str | None = Field(default=None, description="how to walk from noise to picture")
+    grid: str | None = Field(default=None, description="how the noise levels are spaced")
+    guidance: Annotated[float, Ge(0), Le(100)] | None = Field(
+        default=None, description="how strongly the prompt steers; 1 is off"
+    )
+    guide: str | None = Field(default=None, description="how prompt and negative are combined")
+    seed: Seed = Field(default=0, description="the first picture's seed; the next pictures count on from it")
+    count: Annotated[int, Ge(1), Le(1000)] = Field(default=1, description="how many pictures")
+    noise: str = Field(
+        default="stream", description="which generator the seeds are for (see: sfumato noises)"
+    )
+    pick: Annotated[int, Ge(1), Le(1000)] | None = Field(
+        default=None, description="make only the picture of this number, of the many that count asks for"
+    )
+
+    def resolved(self, defaults: Any) -> dict[str, Any]:
+        """All fields as a dictionary, with the model's ``defaults`` where a field is None.
+
+        Pictures are not among them: their hashes stand under ``parents``, by field.
+        """
+        own = {name: getattr(defaults, name) for name in ("steps", "sampler", "grid", "guidance", "guide")}
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        pictures = {name: value.hash for name, value in given.items() if isinstance(value, Raster)}
+        plain = {
+            name: own[name] if value is None and name in own else value
+            for name, value in given.items()
+            if not isinstance(value, Raster)
+        }
+        return {**plain, "parents": pictures} if pictures else plain
+
+    def evaluations(self, defaults: Any) -> int | None:
+        """How many evaluations of the network the task asks for; None where that is decided on the way."""
+        chosen = self.resolved(defaults)
+        each = sampler(chosen["sampler"]).evaluations
+        if each is None or getattr(self, "tile", False):
+            return None
+        strength = getattr(self, "strength", 1.0)
+        return int(min(int(chosen["steps"] * strength), chosen["steps"]) * each)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Sized(Sampling):
+    """A task whose pictures come in a size that the model can make."""
+
+    size: str | None = Field(default=None, description="width x height in pixels, such as 128x128")
+
+    def resolved(self, defaults: Any) -> dict[str, Any]:
+        """All fields, with the model's ``defaults`` where a field is None."""
+        own = Sampling.resolved(self, defaults)
+        return own if self.size is not None else {**own, "size": f"{defaults.width}x{defaults.height}"}
+
+    def sides(self, defaults: Any) -> tuple[int, int]:
+        """Width and height; InvalidRequest if the model cannot make that."""
+        return parse_size(self.resolved(defaults)["size"], defaults)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a request comes to on a model, with all that could be wrong already told.
+
+    ``rows`` are the numbers of the pictures to make, counted from 0; ``branches`` answers for the model.
+    """
+
+    task: Any
+    model: Model
+    chosen: dict[str, Any]
+    walker: Sampler
+    by: Guide
+    scale: float
+    grid: Grid
+    draws: Noise
+    rows: Sequence[int]
+    shape: tuple[int, ...]
+    size: tuple[int, int]
+    branches: Branches
+
+    @property
+    def split(self) -> bool:
+        """Whether each picture needs a walk of its own: the sampler chooses its steps by what it sees."""
+        return self.walker.by_row and len(self.rows) > 1
+
+    async def conditions(self, prompt: str, negative: str | None) -> tuple[Cond, Cond]:
+        """What is wanted and what avoided."""
+        width, height = self.size
+        asked = {"width": width, "height": height, "guidance": self.chosen["guidance"]}
+        want = await self.model.embed([Prompt(text=prompt, **asked)])
+        avoid = await self.model.embed([Prompt(text=negative or "", absent=negative is None, **asked)])
+        return want, avoid
+
+    def guided(self, want: Cond, avoid: Cond) -> Denoise:
+        """The guided denoiser of one walk."""
+        prediction = self.model.denoiser.prediction
+        return self.by(self.branches, want, avoid, scale=self.scale, prediction=prediction, grid=self.grid)
+
+    def start(self, y: Tensor | None = None) -> Tensor:
+        """x at the first level: noise alone, or ``alpha y + sigma n`` around latents ``y``."""
+        first = self.grid[0]
+        if y is None:
+            # Stable Diffusion's own samplers begin at noise of unit variance though their first level has a little less.
+            unit = self.model.defaults.unit_start
+            return (math.hypot(first.alpha, first.sigma) if unit else first.sigma) * self.draws.start()
+        return first.alpha * y + first.sigma * self.draws.start()
+
+    async def walk(self, x: Tensor, denoise: Denoise) -> Tensor:
+        """From x at the first level to the latents at the last."""
+        found: Tensor = await self.walker.walk(x, self.grid, denoise, self.draws)
+        return found
+
+    def result(self, pixels: Tensor, finish: Callable[[Any], Any] = lambda p: p) -> Result:
+        """The decoded ``pixels`` (B, 3, H, W) as bytes, each through ``finish``, with the arguments of each.
+
+        InvalidRequest if they are not finite.
+        """
+        if not torch.isfinite(pixels).all():
+            chosen = self.chosen
+            raise InvalidRequest(
+                f"the picture is not finite after {chosen['steps']} steps of {chosen['sampler']!r} at guidance "
+                f"{chosen['guidance']:g}; lower the guidance or choose another sampler"
+            )
+        alone = NOISES[parse(self.task.noise)[0]].by_row
+        prompt = self.chosen.get("prompt", "")
+        return Result(
+            pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
+            arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),
+            notes=tuple(self.model.notes(prompt) if prompt else ()),
+        )
+
+
+def again(task: Any, chosen: dict[str, Any], row: int, alone: bool) -> dict[str, Any]:
+    """The arguments that make picture ``row`` of ``task`` by itself; ``alone`` where noise allows a seed of its own.
+
+    A task may name another field than the seed that counts on from picture to picture, ``counts``, or none.
+    """
+    counts = getattr(task, "counts", "seed")
+    if not alone or not counts:
+        return {**chosen, "pick": row + 1}
+    return {**chosen, counts: chosen[counts] + row, "count": 1, "pick": None}
+
+
+def plan(
+    task: Sampling,
+    model: Model,
+    size: tuple[int, int],
+    *,
+    strength: float = 1.0,
+    beside: bool = False,
+    draws: Callable[[tuple[int, ...]], Noise] | None = None,
+) -> Plan:
+    """What ``task`` comes to on ``model`` for pictures of ``size``, width and height, before any work.
+
+    ``strength`` is the part of the grid that is walked; ``beside`` whether the task knows what a model wants laid
+    beside x; ``draws`` makes the noise of all its pictures where it is not that of counted seeds. Raises
+    InvalidRequest for names, numbers and combinations that cannot be, with the reason.
+    """
+    defaults = model.defaults
+    if task.seed > MAX_SEED - task.count + 1:
+        raise InvalidRequest(
+            f"seed = {task.seed} is too large for {task.count} pictures that count on from it"
+        )
+    if task.pick is not None and task.pick > task.count:
+        raise InvalidRequest(
+            f"pick = {task.pick} is more than count = {task.count}: there is no such picture"
+        )
+    shape = latent_shape(model, *size)
+    window = latent_shape(model, *(min(side, defaults.most) for side in size))
+    if not beside:
+        check_channels(model, shape)
+    schedule = model.schedule(window)
+    chosen = task.resolved(defaults)
+    if task.steps is None:  # a grid that lists its levels says itself how many steps there are
+        chosen["steps"] = steps_in(chosen["grid"], schedule) or chosen["steps"]
+    walker, by = sampler(chosen["sampler"]), guide(chosen["guide"])
+    scale = 1.0 if defaults.distilled else chosen["guidance"]
+    grid = make_grid(
+        chosen["grid"],
+        steps=chosen["steps"],
+        schedule=schedule,
+        final=defaults.final,
+        prediction=model.denoiser.prediction,
+    )
+    if strength < 1:
+        grid = tail(grid, strength)
+    check(by, walker, scale=scale, steps=len(grid) - 1)
+    seeds = range(task.seed, task.seed + task.count)
+    drawn = noise(task.noise, seeds, shape) if draws is None else draws(shape)
+    rows: Sequence[int] = range(task.count)
+    if task.pick is not None:
+        drawn, rows = Only(drawn, task.pick - 1), (task.pick - 1,)
+    branches: Branches = model.denoise if shape == window else tiled(model.denoise, window)
+    return Plan(
+        task=task,
+        model=model,
+        chosen=chosen,
+        walker=walker,
+        by=by,
+        scale=scale,
+        grid=grid,
+        draws=drawn,
+        rows=rows,
+        shape=shape,
+        size=size,
+        branches=branches,
+    )
+
+
+async def one_by_one(task: T, model: Model) -> Result:
+    """Each picture of ``task`` by a walk of its own, side by side: for samplers that choose their steps."""
+    single: list[Any] = [replace(task, pick=number + 1) for number in range(task.count)]
+    results: list[Result] = await gather([one(model) for one in single])
+    return Result(
+        pixels=tuple(p for r in results for p in r.pixels),
+        arguments=tuple(a for r in results for a in r.arguments),
+        notes=results[0].notes,
+    )
