@@ -14,11 +14,16 @@ from sfumato.errors import SfumatoError
 
 COMMANDS = {
     "cite": ("sfumato.cli.cite:command", "Print BibTeX of what a command line or a picture uses."),
+    "convert": (
+        "sfumato.cli.convert:command",
+        "Write a checkpoint in another layout, dtype or size of files.",
+    ),
     "data": ("sfumato.cli.data:app", "Look at data sets, check them, build the default one."),
     "evaluate": ("sfumato.cli.evaluate:app", "Score pictures, and test blind what they show."),
     "generate": ("sfumato.cli.generate:command", "Make pictures from a sentence."),
     "grids": ("sfumato.cli.tables:grids", "List the grids, which space the noise levels of a walk."),
     "guides": ("sfumato.cli.tables:guides", "List the ways to combine prompt and negative."),
+    "inspect": ("sfumato.cli.inspect:command", "Say what a file or folder of weights is."),
     "models": ("sfumato.cli.tables:models", "List the models that can be used."),
     "noises": ("sfumato.cli.tables:noises", "List the generators that seeds are for."),
     "samplers": ("sfumato.cli.tables:samplers", "List the samplers."),

@@ -18,34 +18,37 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
+from typing import TYPE_CHECKING, BinaryIO
 
 from sfumato.errors import WeightsError
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
+if TYPE_CHECKING:
+    import torch
+
+# As safetensors names them: torch's name, and bytes a value. Headers are read without torch, which takes a second to
+# import.
+DTYPES: dict[str, tuple[str, int]] = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+    "C64": ("complex64", 8),
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {f"torch.{name}": kind for kind, (name, _) in DTYPES.items()}
 
 METADATA = "__metadata__"
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -88,7 +91,10 @@ class Entry:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch has it."""
-        return DTYPES[self.dtype]
+        import torch
+
+        found: torch.dtype = getattr(torch, DTYPES[self.dtype][0])
+        return found
 
 
 @dataclass(frozen=True)
@@ -259,7 +265,7 @@ def _entry(name: str, body: bytes, base: int, file: File) -> Entry:
         raise ValueError(f"{short(name)} has the shape {short(shape)}, which cannot be")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{short(name)} has the offsets {short(offsets)}, which cannot be")
-    size = math.prod(shape) * DTYPES[dtype].itemsize
+    size = math.prod(shape) * DTYPES[dtype][1]
     if offsets[1] - offsets[0] != size:
         raise ValueError(
             f"{short(name)} of shape {short(shape)} in {dtype} takes {size:,} bytes, "
@@ -288,6 +294,11 @@ def _check_cover(entries: Mapping[str, Entry], start: int, end: int) -> None:
         )
 
 
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """How safetensors names ``dtype``; None if it has no name for it."""
+    return _NAMES.get(str(dtype))
+
+
 def short(value: object) -> str:
     """``value`` as it may stand in a sentence."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else "a huge number"
@@ -305,10 +316,11 @@ def make_header(
     told: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name, (dtype, shape) in tensors.items():
-        if dtype not in DTYPE_NAMES:
+        kind = dtype_name(dtype)
+        if kind is None:
             raise WeightsError(f"{name} is of {dtype}, which a safetensors file cannot hold")
         end = at + math.prod(shape) * dtype.itemsize
-        told[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        told[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)

@@ -76,7 +76,7 @@ def load_into(
         patterns = tuple(keep_float32)
         filled: dict[str, Tensor] = {}
         for link in found:
-            stored = _stored([source[name].torch_dtype for name in link.theirs])
+            stored = joined_dtype([source[name].torch_dtype for name in link.theirs])
             for name in link.ours:
                 wanted = _dtype(name, targets[name], stored, dtype, patterns)
                 filled[name] = torch.empty(targets[name].shape, dtype=wanted, device=device)
@@ -148,7 +148,7 @@ def _owners(module: nn.Module) -> list[tuple[list[str], Tensor]]:
     return list(owners.values())
 
 
-def _stored(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+def joined_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     """The dtype that holds all values of tensors of ``dtypes``, which become one."""
     if len(set(dtypes)) == 1:
         return dtypes[0]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import SfumatoError, WeightsError
-from sfumato.weights.header import DTYPE_NAMES, MAX_TENSORS
+from sfumato.weights.header import MAX_TENSORS, dtype_name
 from sfumato.weights.save import save_tensors
 
 TORCH = (2, 10)
@@ -151,7 +151,7 @@ def convert(source: Path, target: Path) -> None:
         loaded = loaded["state_dict"]
     tensors: dict[str, Tensor] = {}
     for name, tensor in _flat("", loaded, 0):
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in DTYPE_NAMES:
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or dtype_name(tensor.dtype) is None:
             raise WeightsError(
                 f"its tensor {name} is {tensor.dtype}, {tensor.layout}; only plain ones are read"
             )

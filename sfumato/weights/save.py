@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,29 @@ from sfumato.weights.header import make_header
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.links import Link, links, pieces
 from sfumato.weights.reading import PIECE
+
+
+class Writable(Protocol):
+    """A tensor that can be written: its dtype and shape in the file, its bytes, and what writes them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in the file."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in the file."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes ``write`` writes."""
+        ...
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the values to ``file``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,11 @@ class Stored:
     def bytes(self) -> int:
         """How many bytes it takes in the file."""
         return sum(count for _, _, count in self.runs) * self.dtype.itemsize
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the values to ``file``, converted piece by piece."""
+        for tensor, first, count in self.runs:
+            _write_values(file, tensor.reshape(-1)[first : first + count], self.dtype)
 
 
 def save_module(
@@ -50,8 +78,8 @@ def save_module(
     state = {name: tensor.detach() for name, tensor in _state(module)}
     stored: dict[str, Stored] = {}
     for link in links(table, layout, state):
-        stored |= _link(link, [state[name] for name in link.ours], dtype)
-    return _write(Path(path), stored, shard_bytes, metadata or {})
+        stored |= stored_link(link, [state[name] for name in link.ours], dtype)
+    return write_all(Path(path), stored, shard_bytes, metadata or {})
 
 
 def save_tensors(
@@ -70,7 +98,7 @@ def save_tensors(
     Raises OutputError if it cannot be written, WeightsError for a dtype that the format does not have.
     """
     stored = {name: _whole(tensor.detach(), dtype) for name, tensor in tensors.items()}
-    return _write(Path(path), stored, shard_bytes, metadata or {})
+    return write_all(Path(path), stored, shard_bytes, metadata or {})
 
 
 def save_component(
@@ -118,7 +146,7 @@ def _whole(tensor: Tensor, dtype: torch.dtype | None) -> Stored:
     return Stored(_kind(tensor, dtype), tuple(tensor.shape), ((tensor, 0, tensor.numel()),))
 
 
-def _link(link: Link, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> dict[str, Stored]:
+def stored_link(link: Link, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> dict[str, Stored]:
     """The tensors of a file that hold our ``tensors``, by name."""
     kinds = {_kind(tensor, dtype) for tensor in tensors}
     if len(kinds) > 1:
@@ -136,10 +164,10 @@ def _link(link: Link, tensors: Sequence[Tensor], dtype: torch.dtype | None) -> d
     return {name: Stored(kind, shape, tuple(own)) for name, shape, own in parts}
 
 
-def _write(
-    path: Path, stored: Mapping[str, Stored], shard_bytes: int | None, metadata: Mapping[str, str]
+def write_all(
+    path: Path, stored: Mapping[str, Writable], shard_bytes: int | None, metadata: Mapping[str, str]
 ) -> Path:
-    """Write one file, or shards and their index."""
+    """Write one file, or shards and their index, of tensors in the order of ``stored``; see save_tensors."""
     # Wide values first: then each tensor begins at a multiple of its itemsize, which mapping readers like.
     names = sorted(stored, key=lambda name: -stored[name].dtype.itemsize)
     shards: list[list[str]] = [[]]
@@ -164,15 +192,14 @@ def _write(
     )
 
 
-def _write_file(path: Path, stored: Mapping[str, Stored], metadata: Mapping[str, str]) -> Path:
+def _write_file(path: Path, stored: Mapping[str, Writable], metadata: Mapping[str, str]) -> Path:
     """Write one safetensors file."""
     header = make_header({name: (each.dtype, each.shape) for name, each in stored.items()}, metadata)
 
     def write(file: BinaryIO) -> None:
         file.write(header)
         for each in stored.values():
-            for tensor, first, count in each.runs:
-                _write_values(file, tensor.reshape(-1)[first : first + count], each.dtype)
+            each.write(file)
 
     return write_atomic(path, write)
 

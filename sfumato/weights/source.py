@@ -1,7 +1,8 @@
 """A checkpoint as people have it, opened: names of tensors with shape and dtype, and each tensor when asked for.
 
 ``open_source`` takes a single file, an index of shards, a folder of one network, or a whole diffusers folder, whose
-components become prefixes (``unet.conv_in.weight``) and parts (``source.part("unet")``). Only headers are read.
+components become prefixes (``unet.conv_in.weight``) and parts (``source.part("unet")``). Only headers are read, and
+torch is imported when the first tensor is, so that a command can look at files at once.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from sfumato.errors import WeightsError
 from sfumato.weights.folder import MODEL_INDEX, PICKLED, SAFE, Choice, choose, inside, read_index, read_json
 from sfumato.weights.header import MAX_TENSORS, Entry, read_header, short
-from sfumato.weights.pickled import unpickle
-from sfumato.weights.reading import read_into
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 WRAPPER = "state_dict."
 MAX_PARTS = 64  # components of a diffusers folder
@@ -61,6 +61,10 @@ class Source:
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor ``name``, newly allocated, in ``dtype`` (by default as stored)."""
+        import torch
+
+        from sfumato.weights.reading import read_into
+
         entry = self[name]
         out = torch.empty(entry.shape, dtype=dtype or entry.torch_dtype)
         read_into(name, entry, out)
@@ -68,6 +72,8 @@ class Source:
 
     def read_into(self, name: str, out: Tensor, *, first: int = 0, finite: bool = False) -> None:
         """Fill ``out`` with values of ``name`` from its value ``first`` on; see ``reading.read_into``."""
+        from sfumato.weights.reading import read_into
+
         read_into(name, self[name], out, first=first, finite=finite)
 
     def part(self, name: str) -> Source:
@@ -158,6 +164,8 @@ def sha256(path: Path) -> str:
 def _open_file(path: Path, allow_pickle: bool) -> Source:
     """The source of one file, by its name's ending."""
     if path.name.endswith(PICKLED):
+        from sfumato.weights.pickled import unpickle
+
         copy = unpickle(path, allow=allow_pickle)
         source = _open_file(copy.path, False)
         return replace(source, path=path, closing=(copy.close,))

@@ -230,7 +230,7 @@ def test_a_component_s_folder_opens_with_its_configuration(files: dict[str, Path
 def test_tensors_of_every_dtype_and_shape_return_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, kind: str, shape: list[int], random: object
 ) -> None:
-    dtype = DTYPES[kind]
+    dtype = getattr(torch, DTYPES[kind][0])
     size = torch.Size(shape).numel() * dtype.itemsize
     data = random.randbytes(size) if kind != "BOOL" else bytes(random.choices([0, 1], k=size))  # type: ignore[attr-defined]
     tensor = (

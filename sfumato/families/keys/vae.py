@@ -27,8 +27,6 @@ enter                      conv_in                              conv_in
 norm                       norm_out                             conv_norm_out
 leave                      conv_out                             conv_out
 """
-OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the attention's parts before 0.17, as in the published folders of Stable Diffusion 1 and 2."""
 
 
 def table(config: VaeConfig) -> KeyTable:

@@ -1,0 +1,92 @@
+"""``sfumato inspect``: what a file or folder of weights is, from its headers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sfumato.families.inspect import Report
+
+_LONGEST = 100  # characters of a metadata text that are shown
+
+
+@click.command()
+@click.argument("path")
+@click.option("--hash", "hashes", is_flag=True, help="also the files' sha256, which reads every byte of them")
+@click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"')
+@click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own")
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
+def command(path: str, hashes: bool, variant: str | None, allow_pickle: bool, as_json: bool) -> None:
+    """Say what the weights at PATH are: family, variant, networks, dtypes, prediction, licence.
+
+    PATH is a file, a folder, or the name of a hub model in the local cache. Only headers are read, so the answer
+    comes at once, whatever the size.
+    """
+    from sfumato.families.inspect import inspect
+    from sfumato.weights.hub import resolve
+    from sfumato.weights.source import open_source
+
+    with open_source(resolve(path), variant=variant, allow_pickle=allow_pickle) as source:
+        report = inspect(source, hashes=hashes)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        click.echo("\n".join(table(report)))
+
+
+def table(report: Report) -> list[str]:
+    """The lines of ``report`` for a person."""
+    title = f"{report.title}, {report.variant}" if report.variant else report.title
+    lines = [f"{Path(report.path).name}: {title}"]
+    rows = [("layout", report.layout)]
+    if report.prediction:
+        rows.append(("predicts", f"{report.prediction} ({report.why})"))
+    if report.licence:
+        rows.append(("licence", report.licence))
+    if report.missing:
+        rows.append(("lacks", f"{', '.join(report.missing)}: no picture can be made of it alone"))
+    if report.others:
+        more = ", ..." if report.others > len(report.other_names) else ""
+        rows.append(
+            ("others", f"{report.others:,} tensors of no network: {', '.join(report.other_names)}{more}")
+        )
+    lines += [f"  {key:10}{value}" for key, value in rows]
+    lines.append("")
+    lines.append(
+        f"  {'network':10}{'kind':7}{'layout':11}{'tensors':>8}{'parameters':>16}{'size':>11}  dtypes"
+    )
+    for one in report.components:
+        kinds = ", ".join(
+            name if len(one.dtypes) == 1 else f"{name} {count / max(1, one.parameters):.0%}"
+            for name, count in one.dtypes.items()
+        )
+        lines.append(
+            f"  {one.place:10}{one.kind:7}{one.layout:11}{one.tensors:8,}{one.parameters:16,}"
+            f"{_size(one.bytes):>11}  {kinds}"
+        )
+    lines.append("")
+    for file in report.files:
+        lines.append(
+            f"  {_size(file.bytes):>10}  {file.name}" + (f"  sha256 {file.sha256}" if file.sha256 else "")
+        )
+    if report.metadata:
+        lines.append("")
+        lines += [f"  {key}: {_short(value)}" for key, value in sorted(report.metadata.items())]
+    return lines
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.2f} GB"

@@ -1,0 +1,390 @@
+"""A checkpoint from one layout to the other, tensor by tensor: no network is built, one tensor is held at a time.
+
+What the folder layout has no name for (schedules' tables, EMA copies, a last block that nothing reads) is kept in a
+file beside the networks, ``original_only.safetensors``, and put back on the way to the original layout: there and
+back is the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sfumato.errors import InvalidRequest, OutputError, WeightsError
+from sfumato.families import settings
+from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
+from sfumato.families.inspect import V_SPREAD, Report, deviation, inspect
+from sfumato.families.signatures import FOLDERS, PREFIXES, networks, usual_names
+from sfumato.families.stream import as_it_is, stream
+from sfumato.files import sync_folder, why_unwritable, write_bytes
+from sfumato.nn.clip import ClipConfig
+from sfumato.nn.unet import UNetConfig
+from sfumato.weights.folder import PICKLED, SAFE
+from sfumato.weights.save import Stored, Writable, write_all
+from sfumato.weights.source import Source, open_source
+
+KEPT = "original_only.safetensors"
+"""Where a folder keeps the tensors that its layout has no name for."""
+MOST_COPIED = 30_000_000  # bytes: settings and vocabularies are smaller
+
+SINGLE = {
+    "sd1": {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("first_stage_model.", "original"),
+        "text": ("cond_stage_model.transformer.", "diffusers"),
+    },
+    "sd2": {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("first_stage_model.", "original"),
+        "text": ("cond_stage_model.model.", "original"),
+    },
+    "sdxl": {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("first_stage_model.", "original"),
+        "text": ("conditioner.embedders.0.transformer.", "diffusers"),
+        "text_2": ("conditioner.embedders.1.model.", "original"),
+    },
+    "sd3": {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("first_stage_model.", "original"),
+        "text": ("text_encoders.clip_l.transformer.", "diffusers"),
+        "text_2": ("text_encoders.clip_g.transformer.", "diffusers"),
+        "text_3": ("text_encoders.t5xxl.transformer.", "diffusers"),
+    },
+    "flux": {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("vae.", "original"),
+        "text": ("text_encoders.clip_l.transformer.", "diffusers"),
+        "text_3": ("text_encoders.t5xxl.transformer.", "diffusers"),
+    },
+}
+"""Of each family, under which prefix and in which layout its single file keeps each place."""
+SINGLE["sdxl-refiner"] = {**SINGLE["sdxl"], "text_2": ("conditioner.embedders.0.model.", "original")}
+SINGLE["x4"] = SINGLE["sd2"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written where, and what a person should know of it."""
+
+    path: Path
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: Source,
+    target: str | Path,
+    layout: str,
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int | None = None,
+    family: str | None = None,
+) -> Converted:
+    """Write the checkpoint ``source`` to ``target`` in ``layout`` ("diffusers": a folder; "original": one file).
+
+    A network that comes alone becomes a folder of one component, or a file without prefixes. ``dtype`` converts
+    floating-point weights of the networks; ``shard_bytes`` is the most that a file should hold. ``family`` overrules
+    what is found. ``target`` must not exist; it is whole or absent.
+
+    Raises WeightsError if ``source`` is of no known network, holds values that float16 cannot, or has a network
+    that the other layout has no names for; OutputError if ``target`` cannot be written.
+    """
+    place = Path(target)
+    if place.exists():
+        raise OutputError(f"{place} exists already; choose another output")
+    report = inspect(source)
+    chosen = family or report.family
+    if report.variant == "refiner":
+        chosen = "sdxl-refiner"  # its encoder stands elsewhere
+    job = _Job(source, open_checkpoint(source), report, chosen, dtype, shard_bytes)
+    if layout == "diffusers":
+        notes = _into_folder(place, lambda folder: job.folder(folder))
+    elif layout == "original":
+        if not place.name.endswith(SAFE):
+            raise InvalidRequest(f"the original layout is a file: {place} must end in {' or '.join(SAFE)}")
+        place, notes = job.single(place)
+    else:
+        raise InvalidRequest(f"to = {layout!r}: it is diffusers or original")
+    return Converted(place, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    checkpoint: Checkpoint
+    report: Report
+    family: str | None
+    dtype: torch.dtype | None
+    shard_bytes: int | None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one network without prefix."""
+        return "" in networks(self.source)
+
+    def part(self, place: str) -> Part:
+        """The network at ``place``, with what the family knows of it."""
+        part = self.checkpoint.parts[place]
+        config = part.config
+        if isinstance(config, UNetConfig) and self.family in ("sd1", "x4") and not part.source.config:
+            return replace(part, config=replace(config, heads=8))
+        return part
+
+    def folder(self, folder: Path) -> list[str]:
+        """Write a diffusers folder."""
+        parts = {place: self.part(place) for place in self.checkpoint.parts}
+        if self.alone:
+            ((place, part),) = parts.items()
+            told = part.source.config or settings.network(
+                part, self.family, bool(getattr(part.config, "projection", 0))
+            )
+            self._component(folder, part, told)
+            return [] if part.source.config else _unsure(self.family, parts)
+        if self.source.parts:
+            return self._again(folder, parts)
+        if self.family is None:
+            raise WeightsError(f"{self.source.path} has no denoiser, so its family and folder are not known")
+        names = settings.FOLDER_OF[self.family]
+        shown: dict[str, Part] = {}
+        for place, part in parts.items():
+            shown[place] = part
+            if place == "text" and self.family in ("sd2", "x4") and part.layout == "original":
+                shown[place] = _without_last(part)
+        vector = shown["text_2"].config.projection if "text_2" in shown else 0
+        used: set[str] = set()
+        for place, part in shown.items():
+            projected = settings.is_projected(self.family, place)
+            told = settings.network(part, self.family, projected, vector)
+            taken = self._component(folder / names[place], part, told)
+            used |= self._own(place, taken)
+        notes = self._kept(folder, [name for name in self.source.entries if name not in used])
+        self._settings(folder, shown)
+        return notes + _unsure(self.family, shown)
+
+    def _own(self, place: str, names: set[str]) -> set[str]:
+        """The names in a single file of what is called ``names`` at ``place`` by its usual names."""
+        prefix = next(p for p, at in PREFIXES if at == place and self._has(p))
+        under = self.source.under(prefix)
+        both = zip(usual_names(under).entries, under.entries, strict=True)
+        return {prefix + own for usual, own in both if usual in names}
+
+    def _has(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.source.entries)
+
+    def _component(self, folder: Path, part: Part, told: Mapping[str, object]) -> set[str]:
+        """Write one component; returns the names in the source that it was made of."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = "model" if part.kind in ("clip", "t5") else "diffusion_pytorch_model"
+        tensors, used = stream(part, "diffusers", self.dtype)
+        write_all(folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt"})
+        _write_json(folder / "config.json", told)
+        return used
+
+    def _again(self, folder: Path, parts: Mapping[str, Part]) -> list[str]:
+        """A folder from a folder: its settings and vocabularies as they are, its weights anew."""
+        copied = _copy_settings(self.source.path, folder)
+        for part in parts.values():
+            self._component(folder / part.source.path.name, part, part.source.config)
+        left = [name for name, part in self.source.parts.items() if part.entries and name not in FOLDERS]
+        told = [f"not converted, since no network is known there: {', '.join(left)}"] if left else []
+        if copied:
+            told.append(f"{copied} files of settings and vocabularies are copied as they are")
+        return told
+
+    def _kept(self, folder: Path, names: Sequence[str]) -> list[str]:
+        """Keep the tensors ``names`` beside the networks."""
+        if not names and not self.source.metadata.keys() - {"format"}:
+            return []
+        tensors = {name: as_it_is(self.source, name) for name in names}
+        write_all(folder / KEPT, tensors, None, dict(self.source.metadata))
+        if not names:
+            return [f"the file's metadata is kept in {KEPT}"]
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return [f"{len(names):,} tensors that the layout has no name for are kept in {KEPT}: {shown}"]
+
+    def _settings(self, folder: Path, parts: Mapping[str, Part]) -> None:
+        """The settings of schedulers and tokenizers, and the index of the folder."""
+        assert self.family is not None
+        guided = bool(getattr(parts["denoiser"].config, "guidance", True))
+        zero = "ztsnr" in self.source.entries
+        for name, told in settings.schedulers(
+            self.family, self.report.prediction or "eps", zero, guided
+        ).items():
+            (folder / name).mkdir(exist_ok=True)
+            _write_json(folder / name / "scheduler_config.json", told)
+        index = settings.index(self.family, self.report.variant, parts)
+        for place, part in parts.items():
+            if part.kind == "clip":
+                name = settings.FOLDER_OF[self.family][place].replace("text_encoder", "tokenizer")
+                opened = place == "text_2" or self.family in ("sd2", "x4")
+                (folder / name).mkdir(exist_ok=True)
+                files = settings.clip_tokenizer("!" if opened else "<|endoftext|>", part.config.length)
+                for file, data in files.items():
+                    write_bytes(folder / name / file, data)
+        _write_json(folder / "model_index.json", index)
+
+    def single(self, target: Path) -> tuple[Path, list[str]]:
+        """Write a file in the original layout."""
+        tensors: dict[str, Writable] = {}
+        notes: list[str] = []
+        if self.alone:
+            part = next(iter(self.checkpoint.parts.values()))
+            if part.kind == "t5":
+                raise WeightsError(
+                    "a T5 encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
+                )
+            tensors, used = stream(part, "original", self.dtype)
+            left = [name for name in self.source.entries if name not in used]
+            notes = [f"left out, which the layout has no name for: {', '.join(left[:5])}"] if left else []
+            return write_all(target, tensors, self.shard_bytes, dict(self.source.metadata)), notes
+        if self.family is None:
+            raise WeightsError(
+                f"{self.source.path} has no denoiser, so its family and prefixes are not known"
+            )
+        places = dict(SINGLE[self.family])
+        kept = self._kept_before()
+        named: set[str] = set()
+        for place in self.checkpoint.parts:
+            part = self.part(place)
+            if place not in places:
+                raise WeightsError(f"a single file of {self.report.title} has no place for {place}")
+            prefix, layout = places[place]
+            if not self.source.parts and not self._has(prefix):
+                prefix = next(p for p, at in PREFIXES if at == place and self._has(p))
+            made, taken = stream(part, layout, self.dtype)
+            tensors |= {prefix + name: tensor for name, tensor in made.items()}
+            named |= set() if self.source.parts else self._own(place, taken)
+            if place == "text" and self.family in ("sd2", "x4") and self.source.parts:
+                notes += _last_block(tensors, part.config, prefix, kept, self.dtype)
+        if not self.source.parts:
+            names = self.source.entries.keys() - named - tensors.keys()
+            kept = {name: as_it_is(self.source, name) for name in self.source.entries if name in names}
+        tensors |= kept
+        notes += self._markers(tensors)
+        return write_all(target, tensors, self.shard_bytes, self._metadata()), notes
+
+    def _kept_before(self) -> dict[str, Writable]:
+        """The tensors that a folder keeps for the original layout."""
+        path = self.source.path / KEPT
+        if not self.source.parts or not path.is_file():
+            return {}
+        kept = open_source(path)
+        return {name: as_it_is(kept, name) for name in kept.entries}
+
+    def _metadata(self) -> dict[str, str]:
+        path = self.source.path / KEPT
+        if self.source.parts:
+            return dict(open_source(path).metadata) if path.is_file() else {}
+        return dict(self.source.metadata)
+
+    def _markers(self, tensors: dict[str, Writable]) -> list[str]:
+        """Mark what the keys of a single file do not say: v-prediction, and noise of which nothing is left."""
+        if not self.source.parts or "v_pred" in tensors or self.family in ("sd3", "flux", "x4"):
+            return []
+        scheduler = self.source.parts.get("scheduler")
+        told = scheduler.config if scheduler else {}
+        wanted = [
+            ("v_pred", self.report.prediction == "v"),
+            ("ztsnr", bool(told.get("rescale_betas_zero_snr"))),
+        ]
+        if self.family == "sd2":
+            bias = self.source.parts["unet"].entries.get(
+                "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
+            )
+            tells = bias is not None and (deviation(bias) > V_SPREAD) == (self.report.prediction == "v")
+            wanted[0] = ("v_pred", self.report.prediction == "v" and not tells)
+        marks = [name for name, is_so in wanted if is_so and name not in tensors]
+        tensors |= {name: Stored(torch.float32, (0,), ()) for name in marks}
+        return [f"marked with the empty tensor {name}, as others do" for name in marks]
+
+
+def _without_last(part: Part) -> Part:
+    """Stable Diffusion 2's text encoder as folders have it: without its last block and its projection."""
+    config = replace(part.config, layers=part.config.layers - 1, projection=0)
+    unread = ("text_projection", f"transformer.resblocks.{config.layers}.")
+    entries = {name: e for name, e in part.source.entries.items() if not name.startswith(unread)}
+    return replace(part, config=config, source=replace(part.source, entries=entries))
+
+
+def _last_block(
+    tensors: dict[str, Writable],
+    config: ClipConfig,
+    prefix: str,
+    kept: Mapping[str, Writable],
+    dtype: torch.dtype | None,
+) -> list[str]:
+    """A last block for Stable Diffusion 2's text encoder, which folders leave out, unless it was kept."""
+    begin = f"{prefix}transformer.resblocks."
+    if any(name.startswith(f"{begin}{config.layers}.") for name in kept):
+        return []
+    like = f"{begin}{config.layers - 1}."
+    for name in [name for name in tensors if name.startswith(like)]:
+        shape, kind = tensors[name].shape, tensors[name].dtype
+        zeros = torch.zeros((), dtype=kind).expand(shape)
+        tensors[f"{begin}{config.layers}.{name.removeprefix(like)}"] = Stored(
+            kind, shape, ((zeros, 0, zeros.numel()),)
+        )
+    return [
+        f"the text encoder's block {config.layers} is written as zeros: folders leave it out, programs that read "
+        "the original layout expect it, and nothing that it gives is read"
+    ]
+
+
+def _into_folder(target: Path, write: Callable[[Path], list[str]]) -> list[str]:
+    """Call ``write`` with a folder beside ``target`` that becomes it when all is there."""
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir()
+        notes = write(part)
+        part.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(why_unwritable(target, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            if part.exists():
+                shutil.rmtree(part)
+    return notes
+
+
+def _copy_settings(source: Path, target: Path) -> int:
+    """Copy what lies in a folder and its subfolders and holds no weights; returns how many files."""
+    count = 0
+    for path in sorted((*source.glob("*"), *source.glob("*/*"))):
+        weights = path.name.endswith((*SAFE, *PICKLED)) or ".index." in path.name
+        if not path.is_file() or (weights and path.name != KEPT) or path.name.startswith("."):
+            continue
+        if path.name != KEPT and path.stat().st_size > MOST_COPIED:
+            continue
+        other = target / path.relative_to(source)
+        other.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, other)
+        count += 1
+    return count
+
+
+def _unsure(family: str | None, parts: Mapping[str, Part]) -> list[str]:
+    """What the settings that were written cannot know."""
+    notes = []
+    if "text_3" in parts:
+        notes.append(
+            "T5's tokenizer is not in the source: put it into the folder (spiece.model or tokenizer.json)"
+        )
+    if family is None and any(part.kind == "vae" for part in parts.values()):
+        notes.append(
+            "the latent's scaling_factor is not told by an autoencoder alone; its config.json has none"
+        )
+    if family in ("sd1", "sd2", "sdxl", "sdxl-refiner", "x4"):
+        notes.append("the scheduler, sample_size and number of heads are the family's usual ones")
+    return notes
+
+
+def _write_json(path: Path, told: Mapping[str, object]) -> None:
+    write_bytes(path, (json.dumps(told, indent=2, sort_keys=True) + "\n").encode())

@@ -1,0 +1,340 @@
+"""What a checkpoint is, told from headers and settings alone: no tensor is read, torch is not imported."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import WeightsError
+from sfumato.families.signatures import PREFIXES, Found, networks, place_of, recognise
+from sfumato.weights.header import Entry
+from sfumato.weights.source import Source, sha256
+
+V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+"""The bias whose values are larger in networks of Stable Diffusion 2 that predict v (as ComfyUI found)."""
+V_SPREAD = 0.09
+"""The standard deviation of V_BIAS above which the network predicts v."""
+
+TITLES = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+    "x4": "Stable Diffusion x4 upscaler",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX.1",
+}
+NEEDS = {
+    "sd1": ("denoiser", "vae", "text"),
+    "sd2": ("denoiser", "vae", "text"),
+    "sdxl": ("denoiser", "vae", "text", "text_2"),
+    "x4": ("denoiser", "vae", "text"),
+    "sd3": ("denoiser", "vae", "text", "text_2"),
+    "flux": ("denoiser", "vae", "text", "text_3"),
+}
+INPUTS = {4: "base", 9: "inpainting", 8: "instruct", 7: "upscaler"}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One network: its place, kind and layout, how many tensors, parameters and bytes; parameters by dtype.
+
+    ``facts`` are sizes that tell variants apart.
+    """
+
+    place: str
+    kind: str
+    layout: str
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    facts: dict[str, int | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """A file of weights: name below the checkpoint's path, bytes, and its sha256 if that was asked for."""
+
+    name: str
+    bytes: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What ``inspect`` found.
+
+    ``family`` is None for a network that comes alone and tells none; ``missing`` are the places that a picture
+    still needs; ``others`` counts tensors of no network (EMA copies, schedules' tables). ``prediction`` is None
+    where there is no denoiser. ``metadata`` are the texts of the header, ``licence`` what they or the model card say.
+    """
+
+    path: str
+    family: str | None
+    title: str
+    variant: str | None
+    layout: str
+    prediction: str | None
+    why: str | None
+    components: tuple[Component, ...]
+    missing: tuple[str, ...] = ()
+    others: int = 0
+    other_names: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    licence: str | None = None
+    files: tuple[WeightsFile, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return asdict(self)
+
+
+def inspect(source: Source, *, hashes: bool = False) -> Report:
+    """What ``source`` holds; ``hashes`` also reads every byte for the files' sha256.
+
+    Raises WeightsError, with the nearest kinds and the keys that decided, if it is of nothing that is known.
+    """
+    asked = networks(source)
+    found = {}
+    for place, one in asked.items():
+        network = recognise(one, place or source.path.name)
+        found[place_of(network.kind, place)] = network
+    if not found:
+        raise WeightsError(f"{source.path} holds no network that is known here")
+    try:
+        facts = {place: facts_of(one) for place, one in found.items()}
+    except (KeyError, IndexError) as error:
+        raise WeightsError(f"{source.path} looks like a known network, but {error} does not fit") from error
+    family, variant = family_of(found, facts)
+    prediction, why = predicted(family, source, found) if family else (None, None)
+    others = _others(source) if "" not in asked else []
+    layouts = {one.layout for one in found.values()}
+    whole = "diffusers folder" if source.parts else "single file" if len(found) > 1 else ""
+    return Report(
+        path=str(source.path),
+        family=family,
+        title=TITLES[family] if family else _alone(found, facts),
+        variant=variant,
+        layout=whole or "/".join(sorted(layouts)),
+        prediction=prediction,
+        why=why,
+        components=tuple(_component(place, one, facts[place]) for place, one in found.items()),
+        missing=tuple(place for place in needed(family, variant) if place not in found),
+        others=len(others),
+        other_names=tuple(others[:10]),
+        metadata=dict(source.metadata),
+        licence=_licence(source),
+        files=tuple(
+            WeightsFile(
+                name=str(path.relative_to(source.path)) if path.is_relative_to(source.path) else path.name,
+                bytes=path.stat().st_size,
+                sha256=sha256(path) if hashes else None,
+            )
+            for path in source.files
+        ),
+    )
+
+
+def needed(family: str | None, variant: str | None) -> tuple[str, ...]:
+    """The places without which no picture can be made; the refiner of XL does without the small text encoder."""
+    return tuple(place for place in NEEDS.get(family or "", ()) if (place, variant) != ("text", "refiner"))
+
+
+def facts_of(network: Found) -> dict[str, int | bool]:
+    """The sizes of ``network`` that tell families and variants apart; KeyError if one of its keys is missing."""
+    shapes, original = network.source.shapes, network.layout == "original"
+
+    def count(before: str) -> int:
+        return len({key[len(before) :].split(".")[0] for key in shapes if key.startswith(before)})
+
+    match network.kind:
+        case "unet":
+            middle = "middle_block.1" if original else "mid_block.attentions.0"
+            first = shapes["input_blocks.0.0.weight" if original else "conv_in.weight"]
+            vector = shapes.get("label_emb.0.0.weight" if original else "add_embedding.linear_1.weight")
+            classes = shapes.get("label_emb.weight" if original else "class_embedding.weight")
+            return {
+                "inputs": first[1],
+                "width": first[0],
+                "tokens": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
+                "vector": vector[1] if vector else 0,
+                "classes": classes[0] if classes else 0,
+                "matrices": len(shapes[f"{middle}.proj_in.weight"]) == 2,
+            }
+        case "mmdit":
+            blocks = "joint_blocks." if original else "transformer_blocks."
+            norm, second = (
+                ("x_block.attn.ln_q", "x_block.attn2.qkv") if original else ("attn.norm_q", "attn2.to_q")
+            )
+            return {
+                "depth": count(blocks),
+                "width": shapes["x_embedder.proj.weight" if original else "pos_embed.proj.weight"][0],
+                "norm": f"{blocks}0.{norm}.weight" in shapes,
+                "dual": sum(key.endswith(f".{second}.weight") for key in shapes),
+            }
+        case "flux":
+            enter = shapes["img_in.weight" if original else "x_embedder.weight"]
+            told = "guidance_in.in_layer" if original else "time_text_embed.guidance_embedder.linear_1"
+            return {
+                "double": count("double_blocks." if original else "transformer_blocks."),
+                "single": count("single_blocks." if original else "single_transformer_blocks."),
+                "width": enter[0],
+                "inputs": enter[1],
+                "guidance": f"{told}.weight" in shapes,
+            }
+        case "vae":
+            levels = count("encoder.down." if original else "encoder.down_blocks.")
+            return {
+                "latent": shapes["decoder.conv_in.weight"][1],
+                "factor": 2 ** (levels - 1),
+                "quant": "quant_conv.weight" in shapes,
+            }
+        case "tiny":
+            return {"latent": shapes["decoder.1.weight" if original else "decoder.layers.0.weight"][1]}
+        case "clip":
+            name = "token_embedding.weight" if original else "text_model.embeddings.token_embedding.weight"
+            return {
+                "width": shapes[name][1],
+                "layers": count("transformer.resblocks." if original else "text_model.encoder.layers."),
+                "projection": ("text_projection" if original else "text_projection.weight") in shapes,
+            }
+    return {"width": shapes["shared.weight"][1], "layers": count("encoder.block.")}
+
+
+def family_of(
+    found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bool]]
+) -> tuple[str | None, str | None]:
+    """Family and variant of a denoiser; None for other networks."""
+    if "denoiser" not in found:
+        return None, None
+    kind, told = found["denoiser"].kind, facts["denoiser"]
+    if kind == "mmdit":
+        if not told["norm"]:
+            return "sd3", "3 medium"
+        return "sd3", "3.5 medium" if told["dual"] else "3.5 large or turbo"
+    if kind == "flux":
+        if told["inputs"] == 384:
+            return "flux", "Fill"
+        if told["inputs"] == 128:
+            return "flux", "Control"
+        return "flux", "dev or Kontext" if told["guidance"] else "schnell"
+    if told["classes"]:
+        return "x4", None
+    variant = INPUTS.get(told["inputs"], f"{told['inputs']} input channels")
+    if told["vector"]:
+        big = facts["text_2"]["width"] if "text_2" in found else 1280
+        return "sdxl", "refiner" if told["tokens"] == big else variant
+    return ("sd2" if told["matrices"] else "sd1"), variant
+
+
+def predicted(family: str, source: Source, found: Mapping[str, Found]) -> tuple[str, str]:
+    """What the denoiser of ``family`` predicts, and how that is known."""
+    scheduler = source.parts.get("scheduler")
+    told = scheduler.config.get("prediction_type") if scheduler else None
+    if told:
+        return PREDICTIONS.get(str(told), str(told)), "scheduler_config.json"
+    if "v_pred" in source.entries:
+        more = " and ztsnr: the noisiest level is pure noise" if "ztsnr" in source.entries else ""
+        return "v", f"marker v_pred{more}"
+    if "edm_vpred.sigma_max" in source.entries:
+        return "v", "marker edm_vpred.sigma_max: levels as Karras et al. 2022 set them"
+    if "edm_mean" in source.entries:
+        return "edm", "markers edm_mean and edm_std: preconditioned as Karras et al. 2022 do"
+    denoiser = found["denoiser"].source
+    if family == "sd2" and V_BIAS in denoiser.entries:
+        spread = deviation(denoiser[V_BIAS])
+        sign = "above" if spread > V_SPREAD else "not above"
+        return "v" if spread > V_SPREAD else "eps", (
+            f"no key says it; the deviation of {V_BIAS} is {spread:.3f}, {sign} {V_SPREAD}"
+        )
+    return ("flow" if family in ("sd3", "flux") else "v" if family == "x4" else "eps"), "the family's"
+
+
+def deviation(entry: Entry) -> float:
+    """The standard deviation of the values of ``entry``, of float32, float16 or bfloat16."""
+    with open(entry.file.path, "rb") as file:
+        file.seek(entry.start)
+        data = file.read(entry.bytes)
+    if entry.dtype == "BF16":  # the upper halves of float32
+        data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
+    form = {"F16": "e", "F32": "f", "F64": "d", "BF16": "f"}.get(entry.dtype)
+    if form is None or not data:
+        return 0.0
+    values = struct.unpack(f"<{len(data) // struct.calcsize(form)}{form}", data)
+    mean = sum(values) / len(values)
+    return float((sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5)
+
+
+def _component(place: str, network: Found, facts: dict[str, int | bool]) -> Component:
+    dtypes: Counter[str] = Counter()
+    size = 0
+    for entry in network.source.entries.values():
+        count = 1
+        for side in entry.shape:
+            count *= side
+        dtypes[entry.dtype] += count
+        size += entry.bytes
+    return Component(
+        place=place,
+        kind=network.kind,
+        layout=network.layout,
+        tensors=len(network.source.entries),
+        parameters=dtypes.total(),
+        bytes=size,
+        dtypes=dict(dtypes.most_common()),
+        facts=facts,
+    )
+
+
+def _alone(found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bool]]) -> str:
+    """What networks without a denoiser are."""
+    titles = []
+    for place, one in found.items():
+        told = facts[place]
+        titles.append(
+            {
+                "vae": f"autoencoder, {told.get('latent')} channels at 1/{told.get('factor')}",
+                "tiny": f"tiny autoencoder, {told.get('latent')} channels",
+                "clip": f"CLIP text encoder, width {told.get('width')}",
+                "t5": f"T5 encoder, width {told.get('width')}",
+            }[one.kind]
+        )
+    return "; ".join(titles)
+
+
+def _others(source: Source) -> list[str]:
+    """The tensors of a single file that stand under no network's prefix."""
+    if source.parts:
+        return []
+    known = tuple(prefix for prefix, _ in PREFIXES)
+    return [name for name in source.entries if not name.startswith(known)]
+
+
+def _licence(source: Source) -> str | None:
+    """What the header's metadata or the front matter of a model card says; None if nothing does."""
+    for key in ("modelspec.license", "license"):
+        if told := source.metadata.get(key):
+            return told
+    return _card(source.path / "README.md") if source.path.is_dir() else None
+
+
+def _card(path: Path) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(20_000).splitlines()
+    except OSError:
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, _, value = line.partition(":")
+        if key == "license" and value.strip():
+            return value.strip()
+    return None

@@ -1,0 +1,328 @@
+"""The settings files of a diffusers folder, for networks whose sizes are known and families whose defaults are.
+
+Names and meanings are those of diffusers 0.38 and transformers 5. What neither shapes nor family tell is left to
+the libraries' defaults.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sfumato.families.checkpoint import Part
+from sfumato.nn.clip import ClipConfig
+from sfumato.nn.flux import FluxConfig
+from sfumato.nn.mmdit import MMDiTConfig
+from sfumato.nn.t5 import T5Config
+from sfumato.nn.tiny import TinyConfig
+from sfumato.nn.unet import UNetConfig
+from sfumato.nn.vae import VaeConfig
+from sfumato.text.clip import MERGES, pipeline
+
+Settings = dict[str, Any]
+
+FOLDER_OF = {
+    "sd1": {"denoiser": "unet", "vae": "vae", "text": "text_encoder"},
+    "sd2": {"denoiser": "unet", "vae": "vae", "text": "text_encoder"},
+    "x4": {"denoiser": "unet", "vae": "vae", "text": "text_encoder"},
+    "sdxl": {"denoiser": "unet", "vae": "vae", "text": "text_encoder", "text_2": "text_encoder_2"},
+    "sdxl-refiner": {"denoiser": "unet", "vae": "vae", "text": "text_encoder", "text_2": "text_encoder_2"},
+    "sd3": {
+        "denoiser": "transformer",
+        "vae": "vae",
+        "text": "text_encoder",
+        "text_2": "text_encoder_2",
+        "text_3": "text_encoder_3",
+    },
+    "flux": {
+        "denoiser": "transformer",
+        "vae": "vae",
+        "text": "text_encoder",
+        "text_3": "text_encoder_2",
+    },
+}
+"""Of each family, the folder of each place."""
+
+LATENT = {
+    "sd1": (0.18215, None),
+    "sd2": (0.18215, None),
+    "x4": (0.08333, None),
+    "sdxl": (0.13025, None),
+    "sdxl-refiner": (0.13025, None),
+    "sd3": (1.5305, 0.0609),
+    "flux": (0.3611, 0.1159),
+}
+"""Of each family, the latent's scale and shift."""
+
+_PIPELINES = {
+    "sd1": "StableDiffusion",
+    "sd2": "StableDiffusion",
+    "sdxl": "StableDiffusionXL",
+    "sdxl-refiner": "StableDiffusionXLImg2Img",
+    "x4": "StableDiffusionUpscale",
+    "sd3": "StableDiffusion3",
+    "flux": "Flux",
+}
+_VARIANTS = {"inpainting": "Inpaint", "instruct": "InstructPix2Pix", "Fill": "Fill", "Control": "Control"}
+_STEPS = {"num_train_timesteps": 1000}
+_LATENT_BETAS = {**_STEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_UPSCALER_BETAS = {**_STEPS, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
+_LONG = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+
+
+def network(part: Part, family: str | None, projected: bool = False, vector: int = 0) -> Settings:
+    """The ``config.json`` of ``part``.
+
+    ``projected`` is whether a text encoder is the class with a projection; ``vector`` the width of the pooled text,
+    without which an XL network's number of sinusoids is taken to be the published one.
+    """
+    config = part.config
+    if isinstance(config, UNetConfig):
+        return _unet(config, part.linear, family, vector)
+    if isinstance(config, VaeConfig):
+        return _vae(config, family)
+    if isinstance(config, ClipConfig):
+        return _clip(config, projected)
+    if isinstance(config, T5Config):
+        return _t5(config)
+    if isinstance(config, MMDiTConfig):
+        return _mmdit(config)
+    if isinstance(config, FluxConfig):
+        return _flux(config)
+    assert isinstance(config, TinyConfig)
+    return {
+        "_class_name": "AutoencoderTiny",
+        "latent_channels": config.latent,
+        "encoder_block_out_channels": [config.width] * len(config.blocks),
+        "decoder_block_out_channels": [config.width] * len(config.blocks),
+    }
+
+
+def _unet(config: UNetConfig, linear: bool, family: str | None, vector: int) -> Settings:
+    attention = config.attention
+    depth = list(config.depth or (1,) * len(config.widths))
+    if attention[-1] == "none":  # the middle has as many layers as the last level would have
+        depth[-1] = config.middle_depth
+    heads = [config.heads or width // config.head for width in config.widths]
+    told: Settings = {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": {"sd1": 64, "sd2": 96}.get(family or "", 128),
+        "in_channels": config.inner,
+        "out_channels": config.outer,
+        "block_out_channels": list(config.widths),
+        "layers_per_block": config.blocks,
+        "down_block_types": ["CrossAttnDownBlock2D" if a == "text" else "DownBlock2D" for a in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if a == "text" else "UpBlock2D" for a in reversed(attention)],
+        "cross_attention_dim": config.tokens,
+        "attention_head_dim": config.heads or heads,
+        "use_linear_projection": linear,
+        "transformer_layers_per_block": depth,
+        "norm_num_groups": config.groups,
+    }
+    if config.vector:
+        sizes = 5 if family == "sdxl-refiner" else 6  # numbers that are told beside the text
+        told["addition_embed_type"] = "text_time"
+        told["projection_class_embeddings_input_dim"] = config.vector
+        told["addition_time_embed_dim"] = (config.vector - vector) // sizes if vector else 256
+    if config.classes:
+        told["num_class_embeds"] = config.classes
+    if any(config.only_text):
+        told["only_cross_attention"] = list(config.only_text)
+    return told
+
+
+def _vae(config: VaeConfig, family: str | None) -> Settings:
+    levels = len(config.widths)
+    told: Settings = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": config.pixels,
+        "out_channels": config.pixels,
+        "latent_channels": config.latent,
+        "block_out_channels": list(config.widths),
+        "layers_per_block": config.blocks,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "norm_num_groups": config.groups,
+        "use_quant_conv": config.quant,
+        "use_post_quant_conv": config.quant,
+        "sample_size": {"sd1": 512, "sd2": 768, "x4": 256}.get(family or "", 1024),
+    }
+    if family:
+        told["scaling_factor"], shift = LATENT[family]
+        if shift is not None:
+            told["shift_factor"] = shift
+    return told
+
+
+def _clip(config: ClipConfig, projected: bool) -> Settings:
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.length,
+        "projection_dim": config.projection or config.width,
+        "hidden_act": "quick_gelu" if config.quick else "gelu",
+        "layer_norm_eps": config.eps,
+        "bos_token_id": config.end - 1,
+        "eos_token_id": config.end,
+        "pad_token_id": config.end,
+    }
+
+
+def _t5(config: T5Config) -> Settings:
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": config.vocabulary,
+        "d_model": config.width,
+        "d_kv": config.head,
+        "d_ff": config.mlp,
+        "num_layers": config.layers,
+        "num_heads": config.heads,
+        "relative_attention_num_buckets": config.buckets,
+        "relative_attention_max_distance": config.distance,
+        "feed_forward_proj": "gated-gelu",
+        "layer_norm_epsilon": config.eps,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+
+
+def _mmdit(config: MMDiTConfig) -> Settings:
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 128,
+        "patch_size": config.patch,
+        "in_channels": config.channels,
+        "out_channels": config.outer,
+        "num_layers": config.depth,
+        "attention_head_dim": config.width // config.heads,
+        "num_attention_heads": config.heads,
+        "joint_attention_dim": config.tokens,
+        "caption_projection_dim": config.width,
+        "pooled_projection_dim": config.vector,
+        "pos_embed_max_size": config.side,
+        "dual_attention_layers": list(range(config.dual)),
+        "qk_norm": "rms_norm" if config.norm else None,
+    }
+
+
+def _flux(config: FluxConfig) -> Settings:
+    return {
+        "_class_name": "FluxTransformer2DModel",
+        "patch_size": 1,
+        "in_channels": 4 * config.channels,
+        "out_channels": 4 * config.outer,
+        "num_layers": config.double,
+        "num_single_layers": config.single,
+        "attention_head_dim": config.width // config.heads,
+        "num_attention_heads": config.heads,
+        "joint_attention_dim": config.tokens,
+        "pooled_projection_dim": config.vector,
+        "guidance_embeds": config.guidance,
+        "axes_dims_rope": list(config.axes),
+    }
+
+
+def schedulers(family: str, predicts: str, zero_terminal: bool, guided: bool) -> dict[str, Settings]:
+    """The ``scheduler_config.json`` of each scheduler of ``family``, by folder.
+
+    ``guided`` is whether a FLUX.1 network reads the strength of guidance, which schnell does not.
+    """
+    told = {"prediction_type": _LONG.get(predicts, "epsilon")}
+    if zero_terminal:
+        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}  # type: ignore[dict-item]
+    plain = {**_LATENT_BETAS, "steps_offset": 1, "trained_betas": None}
+    if family == "sd1":
+        steps = {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False}
+        name = "DDIMScheduler" if zero_terminal else "PNDMScheduler"
+        return {"scheduler": {"_class_name": name, **plain, **steps, **told}}
+    if family == "sd2":
+        steps = {"set_alpha_to_one": False, "clip_sample": False}
+        return {"scheduler": {"_class_name": "DDIMScheduler", **plain, **steps, **told}}
+    if family in ("sdxl", "sdxl-refiner"):
+        steps = {"timestep_spacing": "leading"}  # type: ignore[dict-item]
+        return {"scheduler": {"_class_name": "EulerDiscreteScheduler", **plain, **steps, **told}}
+    if family == "x4":
+        low = {"_class_name": "DDPMScheduler", **_UPSCALER_BETAS, "clip_sample": True}
+        steps = {"set_alpha_to_one": False, "clip_sample": False}
+        high = {"_class_name": "DDIMScheduler", **_UPSCALER_BETAS, "steps_offset": 1, **steps, **told}
+        return {"scheduler": high, "low_res_scheduler": low}
+    name = "FlowMatchEulerDiscreteScheduler"
+    if family == "sd3":
+        return {"scheduler": {"_class_name": name, **_STEPS, "shift": 3.0}}
+    line = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+    shift = {"shift": 3.0 if guided else 1.0, "use_dynamic_shifting": guided}
+    return {"scheduler": {"_class_name": name, **_STEPS, **line, **shift}}
+
+
+def index(family: str, variant: str | None, parts: Mapping[str, Part]) -> Settings:
+    """The ``model_index.json`` of a folder with ``parts``."""
+    middle = _VARIANTS.get(variant or "", "")
+    told: Settings = {"_class_name": f"{_PIPELINES[family]}{middle}Pipeline"}
+    folders = FOLDER_OF[family]
+    for place, folder in folders.items():
+        if place not in parts:
+            told[folder] = [None, None]
+            continue
+        kind = parts[place].kind
+        if kind in ("clip", "t5"):
+            projected = is_projected(family, place)
+            name = "T5EncoderModel" if kind == "t5" else "CLIPTextModel" + "WithProjection" * projected
+            told[folder] = ["transformers", name]
+            words = "T5TokenizerFast" if kind == "t5" else "CLIPTokenizer"
+            told[folder.replace("text_encoder", "tokenizer")] = ["transformers", words]
+        else:
+            told[folder] = ["diffusers", network(parts[place], family)["_class_name"]]
+    for place, folder in folders.items():
+        if place.startswith("text") and place not in parts:
+            told[folder.replace("text_encoder", "tokenizer")] = [None, None]
+    for name, settings in schedulers(family, "eps", False, True).items():
+        told[name] = ["diffusers", settings["_class_name"]]
+    if family in ("sd1", "sd2"):
+        told |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        told["requires_safety_checker"] = False
+    if family == "sdxl":
+        told["force_zeros_for_empty_prompt"] = True
+    if family == "sdxl-refiner":
+        told |= {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}
+    return told
+
+
+def is_projected(family: str | None, place: str) -> bool:
+    """Whether the CLIP encoder at ``place`` is the class with a projection."""
+    return family == "sd3" or place == "text_2"
+
+
+def clip_tokenizer(pad: str, length: int) -> dict[str, bytes]:
+    """The files of a CLIP tokenizer's folder, which fills rows of ``length`` with ``pad``."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = sorted(pipeline().get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    names = [name for name, _ in vocabulary]
+    numbers = {name: number for number, name in enumerate([*names, start, end])}
+    told = {
+        "tokenizer_class": "CLIPTokenizer",
+        "bos_token": start,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": pad,
+        "model_max_length": length,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+    }
+    merges = gzip.decompress(MERGES.read_bytes())
+    return {
+        "vocab.json": json.dumps(numbers, ensure_ascii=False, separators=(",", ":")).encode(),
+        "merges.txt": b"#version: 0.2\n" + merges,
+        "tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode(),
+    }

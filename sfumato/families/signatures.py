@@ -1,0 +1,169 @@
+"""Which networks a checkpoint holds and in which layout, told by the names of its tensors; no torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sfumato.errors import WeightsError
+from sfumato.weights.source import Source
+
+FOLDERS = {
+    "unet": "denoiser",
+    "transformer": "denoiser",
+    "vae": "vae",
+    "text_encoder": "text",
+    "text_encoder_2": "text_2",
+    "text_encoder_3": "text_3",
+}
+"""The components of a diffusers folder that are networks of ours, and their place here."""
+
+PREFIXES = (
+    ("model.diffusion_model.", "denoiser"),
+    ("first_stage_model.", "vae"),
+    ("vae.", "vae"),
+    ("cond_stage_model.transformer.", "text"),
+    ("cond_stage_model.model.", "text"),
+    ("conditioner.embedders.0.transformer.", "text"),
+    ("conditioner.embedders.0.model.", "text_2"),
+    ("conditioner.embedders.1.model.", "text_2"),
+    ("text_encoders.clip_l.transformer.", "text"),
+    ("text_encoders.clip_g.transformer.", "text_2"),
+    ("text_encoders.t5xxl.transformer.", "text_3"),
+)
+"""Under which prefixes single files keep their networks."""
+
+SIGNATURES: tuple[tuple[str, str, str], ...] = (
+    ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
+    ("mmdit", "diffusers", "transformer_blocks.0.attn.add_q_proj.weight pos_embed.proj.weight"),
+    ("flux", "original", "double_blocks.0.img_attn.norm.query_norm.scale single_blocks.0.linear1.weight"),
+    ("flux", "diffusers", "single_transformer_blocks.0.proj_mlp.weight x_embedder.weight"),
+    ("unet", "original", "input_blocks.0.0.weight middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
+    ("unet", "diffusers", "conv_in.weight mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
+    ("vae", "original", "encoder.down.0.block.0.conv1.weight decoder.mid.attn_1.q.weight"),
+    (
+        "vae",
+        "diffusers",
+        "encoder.down_blocks.0.resnets.0.conv1.weight decoder.mid_block.resnets.0.conv1.weight",
+    ),
+    ("tiny", "diffusers", "encoder.layers.0.weight decoder.layers.0.weight"),
+    ("tiny", "original", "encoder.0.weight decoder.1.weight"),
+    ("clip", "diffusers", "text_model.embeddings.token_embedding.weight"),
+    ("clip", "original", "transformer.resblocks.0.attn.in_proj_weight token_embedding.weight"),
+    ("t5", "diffusers", "shared.weight encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+)
+"""Kind, layout, and the keys that a network of that kind and layout always has."""
+
+FOREIGN = {
+    "FLUX.2": "double_stream_modulation_img.lin.weight",
+    "Chroma": "distilled_guidance_layer.norms.0.scale",
+    "HunyuanVideo": "txt_in.individual_token_refiner.blocks.0.norm1.weight",
+    "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
+    "Wan": "head.modulation",
+    "LTX-Video": "patchify_proj.weight",
+    "Lumina 2 or Z-Image": "cap_embedder.0.weight",
+    "SANA": "attention_y_norm.weight",
+    "PixArt": "t_block.1.weight",
+    "AuraFlow": "double_layers.0.attn.w1q.weight",
+    "Stable Cascade": "clip_txt_mapper.weight",
+    "ControlNet": "zero_convs.0.0.weight",
+    "ControlNet (diffusers)": "controlnet_cond_embedding.conv_in.weight",
+}
+"""Networks that are known by name and not read here, by a key that only they have."""
+
+ADAPTERS = (
+    ".lora_up.",
+    ".lora_down.",
+    ".lora_A.",
+    ".lora_B.",
+    ".lora.up.",
+    ".hada_w1_a",
+    ".lokr_w1",
+    ".oft_",
+)
+"""What stands in the keys of files that change a network and are none."""
+
+OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called the attention's parts before 0.17, as in the published folders of Stable Diffusion 1 and 2."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network among a checkpoint's tensors: its kind and layout, and its tensors by their usual names."""
+
+    kind: str
+    layout: str
+    source: Source
+
+
+def networks(source: Source) -> dict[str, Source]:
+    """The tensors of each network of ``source`` by place; place "" if all of it is one network, or none."""
+    if source.parts:
+        return {
+            place: source.parts[name]
+            for name, place in FOLDERS.items()
+            if name in source.parts and source.parts[name].entries
+        }
+    begins = {place: prefix for prefix, place in PREFIXES if _any(source.entries, prefix)}
+    return {place: source.under(prefix) for place, prefix in begins.items()} or {"": source}
+
+
+def place_of(kind: str, found: str) -> str:
+    """The place of a network of ``kind`` that was ``found`` at a place, "" if it comes alone.
+
+    T5 is always "text_3": it is the second encoder of FLUX.1's folders, the third of Stable Diffusion 3's.
+    """
+    if kind == "t5":
+        return "text_3"
+    return found or {"vae": "vae", "tiny": "vae", "clip": "text"}.get(kind, "denoiser")
+
+
+def recognise(source: Source, name: str) -> Found:
+    """The network that ``source`` is, its keys without prefix. WeightsError names the nearest kinds if it is none."""
+    source = usual_names(source)
+    found = source.entries
+    for title, key in FOREIGN.items():
+        if any(k == key or k.endswith(f".{key}") for k in found):
+            raise WeightsError(
+                f"{name} of {source.path} is no network that is known here; by its key {key} it is {title}, "
+                "which is not read yet"
+            )
+    scores = []
+    for kind, layout, keys in SIGNATURES:
+        wanted = keys.split()
+        missing = [key for key in wanted if key not in found]
+        if not missing:
+            return Found(kind, layout, source)
+        scores.append((len(missing) / len(wanted), f"{kind} ({layout}) lacks {', '.join(missing)}"))
+    if any(mark in key for key in found for mark in ADAPTERS):
+        raise WeightsError(
+            f"{name} of {source.path} is an adapter such as a LoRA, which changes a network and is none; "
+            "adapters are not read yet"
+        )
+    nearest = "; ".join(text for _, text in sorted(scores)[:2])
+    raise WeightsError(
+        f"{name} of {source.path} is no network that is known here: {len(found)} tensors such as "
+        f"{', '.join(list(found)[:3])}; nearest: {nearest}"
+    )
+
+
+def usual_names(source: Source) -> Source:
+    """The same tensors with older or newer spellings of a layout replaced by the usual ones."""
+    names = {name: _usual(name) for name in source.entries}
+    if "embeddings.token_embedding.weight" in names:  # transformers 5 leaves the first word out
+        names = {n: n if n.startswith("text_projection") else f"text_model.{n}" for n in names}
+    if all(name == usual for name, usual in names.items()):
+        return source
+    return replace(source, entries={usual: source.entries[name] for name, usual in names.items()})
+
+
+def _usual(name: str) -> str:
+    head, _, last = name.rpartition(".")
+    before, _, middle = head.rpartition(".")
+    if middle in OLDER and ".mid_block.attentions.0" in before:
+        return f"{before}.{OLDER[middle]}.{last}"
+    return name
+
+
+def _any(names: Iterable[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)

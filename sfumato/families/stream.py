@@ -1,0 +1,114 @@
+"""Tensors on their way from one file to another: read when they are written, one group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import WeightsError
+from sfumato.families.checkpoint import Part
+from sfumato.weights.links import Link, Shape, links, prove
+from sfumato.weights.load import Unfilled, check_shapes, fill, joined_dtype
+from sfumato.weights.save import Stored, Writable, stored_link
+from sfumato.weights.source import Source
+
+HALF_MOST = 65504.0  # the largest float16
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor of the new file; ``load`` reads what it is made of when it is written."""
+
+    dtype: torch.dtype
+    shape: Shape
+    load: Callable[[], Writable]
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it takes in the file."""
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+    def write(self, file: BinaryIO) -> None:
+        """Read the values and write them."""
+        self.load().write(file)
+
+
+def stream(part: Part, layout: str, dtype: torch.dtype | None = None) -> tuple[dict[str, Writable], set[str]]:
+    """The tensors of ``part`` in ``layout``, read when they are written, and the source's names they are made of."""
+    table = part.table
+    with torch.device("meta"), Unfilled():
+        shapes = {name: tuple(tensor.shape) for name, tensor in part.make().state_dict().items()}
+    before, after = links(table, part.layout, shapes), links(table, layout, shapes)
+    prove(table, part.layout, before, part.source.entries.keys())
+    check_shapes(before, shapes, part.source)
+    origin = {name: link for link in before for name in link.ours}
+    tensors: dict[str, Writable] = {}
+    for link in after:
+        tensors |= _streamed(link, origin, shapes, part.source, dtype)
+    return tensors, {name for link in before for name in link.theirs}
+
+
+def _streamed(
+    link: Link,
+    origin: Mapping[str, Link],
+    shapes: Mapping[str, Shape],
+    source: Source,
+    dtype: torch.dtype | None,
+) -> dict[str, Writable]:
+    """The tensors of one link of the new layout; all of them are read when the first is written."""
+    stored = joined_dtype([source[name].torch_dtype for ours in link.ours for name in origin[ours].theirs])
+    kind = dtype if dtype is not None and stored.is_floating_point else stored
+    wanted = link.their_shapes([shapes[name] for name in link.ours])
+    held: dict[str, Writable] = {}
+
+    def load(name: str) -> Writable:
+        if not held:
+            held.update(_read(link, origin, shapes, source, stored, kind))
+        return held.pop(name)  # what is written is not held
+
+    return {
+        name: Streamed(kind, shape, lambda name=name: load(name))  # type: ignore[misc]
+        for name, shape in zip(link.theirs, wanted, strict=True)
+    }
+
+
+def _read(
+    link: Link,
+    origin: Mapping[str, Link],
+    shapes: Mapping[str, Shape],
+    source: Source,
+    stored: torch.dtype,
+    kind: torch.dtype,
+) -> Mapping[str, Writable]:
+    """The tensors of ``link``, their values read."""
+    values: dict[str, Tensor] = {}
+    for name in link.ours:
+        if name not in values:
+            own = origin[name]
+            made = [torch.empty(shapes[each], dtype=stored) for each in own.ours]
+            fill(own, made, source)
+            values |= dict(zip(own.ours, made, strict=True))
+    tensors = [values[name] for name in link.ours]
+    if kind == torch.float16 and stored.itemsize > 1:
+        for name, tensor in zip(link.theirs, tensors, strict=False):
+            low, high = tensor.aminmax() if tensor.numel() else (tensor.new_zeros(()),) * 2
+            if max(-float(low), float(high)) > HALF_MOST:
+                raise WeightsError(
+                    f"{name} has values above {HALF_MOST:,.0f}, which float16 cannot hold; use bfloat16"
+                )
+    return stored_link(link, tensors, kind)
+
+
+def as_it_is(source: Source, name: str) -> Writable:
+    """The tensor ``name`` of ``source``, in its own dtype."""
+    entry = source[name]
+
+    def load() -> Writable:
+        tensor = source.read(name)
+        return Stored(tensor.dtype, entry.shape, ((tensor, 0, tensor.numel()),))
+
+    return Streamed(entry.torch_dtype, entry.shape, load)
