@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, blend
+from sfumato.process.vector import Vector, blend, mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,73 @@ class Estimate:
         moved = blend(to.alpha, self.x0, kept, self.eps)
         return blend(1.0, moved, std, fresh) if std else moved
 
+
+class Bent:
+    """An estimate ``now`` with one end replaced by the sum of ``weights[i] vectors[i]``, moved on without making it.
+
+    What ``now.towards(sum)`` (``end`` "x0") or ``now.along(sum)`` ("eps") would be: ``move`` adds up all vectors in
+    one pass, and ``x0``, ``eps`` make the estimate where somebody asks. ``vectors[0]`` is that end of ``now``.
+    """
+
+    __slots__ = ("_made", "end", "now", "vectors", "weights")
+
+    def __init__(
+        self, now: Estimate, end: Literal["x0", "eps"], weights: Sequence[float], vectors: Sequence[Vector]
+    ) -> None:
+        """Keep the sum."""
+        self.now, self.end, self.weights, self.vectors = now, end, weights, vectors
+        self._made: Estimate | None = None
+
+    @property
+    def at(self) -> Level:
+        """The level of ``now``."""
+        return self.now.at
+
+    @property
+    def x0(self) -> Vector:
+        """The picture's end."""
+        return self.made().x0
+
+    @property
+    def eps(self) -> Vector:
+        """The noise's end."""
+        return self.made().eps
+
+    def made(self) -> Estimate:
+        """The estimate itself."""
+        if self._made is None:
+            total = mix(self.weights, self.vectors)
+            self._made = self.now.towards(total) if self.end == "x0" else self.now.along(total)
+        return self._made
+
+    def move(self, to: Level, std: float = 0.0, fresh: Vector = 0.0, kept: float | None = None) -> Vector:
+        """What ``Estimate.move`` of the estimate would give, up to rounding.
+
+        x0 and eps of ``now`` and the sum m end with the factors ``kept a / s``, ``kept`` and ``alpha_to - kept a / s``
+        for a new x0, and ``alpha_to``, ``alpha_to s / a`` and ``kept - alpha_to s / a`` for a new eps (a, s the level
+        of ``now``). From nearly pure noise the latter cancel, and the estimate is made first.
+        """
+        at = self.now.at
+        if kept is None:
+            kept = math.sqrt(max(0.0, to.sigma * to.sigma - std * std)) if std else to.sigma
+        if self.end == "x0":
+            held = kept * at.alpha / at.sigma
+            share, rest, other = to.alpha - held, kept, self.now.eps
+        else:
+            held = to.alpha * at.sigma / at.alpha
+            if held > MOST:
+                return self.made().move(to, std, fresh, kept)
+            share, rest, other = kept - held, to.alpha, self.now.x0
+        first, *more = self.weights
+        moved = mix((rest, held + share * first, *(share * w for w in more)), (other, *self.vectors))
+        return blend(1.0, moved, std, fresh) if std else moved
+
+
+MOST = 8.0
+"""Up to which factor two vectors that nearly cancel are added as they are."""
+
+Line = Estimate | Bent
+"""What a step moves along."""
 
 Denoise = Callable[[Vector, Level], Awaitable[Estimate]]
 """What a sampler awaits and guidance wraps: the estimate for x at a level."""

@@ -30,15 +30,17 @@ def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
 
 def mix(weights: Sequence[float], vectors: Sequence[Vector]) -> Vector:
     """The sum of ``weights[i] vectors[i]``; of tensors with one kernel each. Weights of 0 are left out."""
-    terms = [(w, v) for w, v in zip(weights, vectors, strict=True) if w] or [(weights[0], vectors[0])]
-    (first, total), *rest = terms
-    total = first * total
-    for weight, vector in rest:
-        if hasattr(total, "add_") and hasattr(vector, "add_"):
+    total = None
+    for weight, vector in zip(weights, vectors, strict=True):
+        if weight == 0:
+            continue
+        if total is None:
+            total = weight * vector
+        elif hasattr(total, "add_") and hasattr(vector, "add_"):
             total.add_(vector, alpha=weight)
         else:
             total = total + weight * vector
-    return total
+    return 0.0 * vectors[0] if total is None else total
 
 
 def rms(x: Vector) -> float:

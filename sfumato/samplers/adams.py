@@ -20,9 +20,9 @@ import math
 from collections.abc import Sequence
 
 from sfumato.errors import InvalidRequest
-from sfumato.process.estimate import Denoise, Estimate, Fresh
+from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, mix
+from sfumato.process.vector import Vector
 from sfumato.samplers.multistep import multistep
 from sfumato.samplers.polynomial import exponential, flat, weights
 from sfumato.samplers.rules import ddim, dpmpp_2m, gradient_estimation
@@ -31,7 +31,7 @@ ADAMS = tuple(tuple(weights([-float(j) for j in range(n)], flat(n))) for n in ra
 """Adams and Bashforth's weights for 1 to 4 even steps, newest first: (1), (3/2, -1/2), (23/12, -16/12, 5/12) ..."""
 
 
-def lms(past: Sequence[Estimate], to: Level) -> Estimate:
+def lms(past: Sequence[Estimate], to: Level) -> Line:
     """eps as a polynomial in sigma / alpha, integrated exactly (Hairer et al. 1993, section III.5).
 
     k-diffusion's LMS, which integrates numerically. From pure noise, where sigma / alpha is infinite, the newest
@@ -46,7 +46,7 @@ def lms(past: Sequence[Estimate], to: Level) -> Estimate:
     return _by_eps(kept, weights(nodes, flat(len(nodes))))
 
 
-def deis(past: Sequence[Estimate], to: Level) -> Estimate:
+def deis(past: Sequence[Estimate], to: Level) -> Line:
     """DEIS with a polynomial in log rho, rho = sigma / alpha (Zhang & Chen 2023, tAB-DEIS with this variable for t).
 
     Written as the mean of eps over rho with the weight ``d rho = e^(-h s) ds`` in s = (lambda - lambda_now) / h. From
@@ -60,7 +60,7 @@ def deis(past: Sequence[Estimate], to: Level) -> Estimate:
     return _by_eps(kept, weights(nodes, exponential(-ahead, len(nodes))))
 
 
-def ipndm(past: Sequence[Estimate], to: Level) -> Estimate:
+def ipndm(past: Sequence[Estimate], to: Level) -> Line:
     """The improved PNDM: eps by the fixed weights of Adams and Bashforth (Zhang & Chen 2023, iPNDM).
 
     The number of the step is the variable, as in PNDM (Liu et al. 2022b), and orders rise from 1 at
@@ -71,7 +71,7 @@ def ipndm(past: Sequence[Estimate], to: Level) -> Estimate:
     return _by_eps(past[::-1], ADAMS[len(past) - 1])
 
 
-def exponential_x0(past: Sequence[Estimate], to: Level, curvature: float = 1.0) -> Estimate:
+def exponential_x0(past: Sequence[Estimate], to: Level, curvature: float = 1.0) -> Line:
     """x0 as a polynomial in lambda = log(alpha / sigma), integrated exactly under ``d(alpha / sigma) = e^lambda``.
 
     Of two estimates this is RES's multistep method (Zhang et al. 2023, with phi_1 and phi_2), of three
@@ -87,7 +87,7 @@ def exponential_x0(past: Sequence[Estimate], to: Level, curvature: float = 1.0) 
         return now
     moments = exponential(ahead, len(nodes))
     moments[2:] = [curvature * moment for moment in moments[2:]]
-    return now.towards(mix(weights(nodes, moments), [e.x0 for e in kept]))
+    return Bent(now, "x0", weights(nodes, moments), [e.x0 for e in kept])
 
 
 def apart(
@@ -137,7 +137,7 @@ async def walk_dpmpp_3m(
     does as they do.
     """
 
-    def third(past: Sequence[Estimate], to: Level) -> Estimate:
+    def third(past: Sequence[Estimate], to: Level) -> Line:
         return exponential_x0(past, to, curvature)
 
     return await multistep(x, grid, denoise, fresh, rules=(ddim, dpmpp_2m, third))
@@ -148,7 +148,7 @@ async def walk_gradient(
 ) -> Vector:
     """Gradient estimation with ``gamma``, which 1 turns into DDIM."""
 
-    def second(past: Sequence[Estimate], to: Level) -> Estimate:
+    def second(past: Sequence[Estimate], to: Level) -> Line:
         return gradient_estimation(past, to, gamma)
 
     return await multistep(x, grid, denoise, fresh, rules=(ddim, second))
@@ -161,6 +161,6 @@ def within(name: str, order: int, most: int) -> int:
     return order
 
 
-def _by_eps(kept: Sequence[Estimate], by: Sequence[float]) -> Estimate:
+def _by_eps(kept: Sequence[Estimate], by: Sequence[float]) -> Line:
     """The newest estimate, which comes first, with the weighted sum of all eps for its own."""
-    return kept[0].along(mix(by, [e.eps for e in kept])) if len(kept) > 1 else kept[0]
+    return Bent(kept[0], "eps", by, [e.eps for e in kept]) if len(kept) > 1 else kept[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from sfumato.process.estimate import Denoise, Estimate, Fresh
+from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, mix
+from sfumato.process.vector import Vector
 from sfumato.samplers.multistep import Churn, multistep
 from sfumato.samplers.rules import Rule, ddim
 from sfumato.samplers.stochastic import louder
@@ -56,7 +56,7 @@ def extended(scale: Scale) -> Rule:
     has it, which is x0's slope in the middle of the last step and not at its end.
     """
 
-    def rule(past: Sequence[Estimate], to: Level) -> Estimate:
+    def rule(past: Sequence[Estimate], to: Level) -> Line:
         now = past[-1]
         if to.sigma == 0 or not to.ratio < now.at.ratio < past[-2].at.ratio < math.inf:
             return now
@@ -69,7 +69,7 @@ def extended(scale: Scale) -> Rule:
             parts[0] += curve * gap
             parts[1] -= curve * (gap + before)
             parts[2] += curve * before
-        return now.towards(mix(parts[: len(past)], [e.x0 for e in past[::-1]]))
+        return Bent(now, "x0", parts[: len(past)], [e.x0 for e in past[::-1]])
 
     return rule
 

@@ -1,7 +1,7 @@
 """Rules: pure functions of the past estimates that say on which line the next step moves.
 
-A rule gets the estimates so far (newest last) and the level ahead, and returns an Estimate at the newest level;
-``multistep`` then moves along it.
+A rule gets the estimates so far (newest last) and the level ahead, and returns a line at the newest level: an Estimate,
+or one of whose ends is a sum; ``multistep`` then moves along it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from sfumato.process.estimate import Estimate
+from sfumato.process.estimate import Bent, Estimate, Line
 from sfumato.process.level import Level
-from sfumato.process.vector import blend
 
-Rule = Callable[[Sequence[Estimate], Level], Estimate]
+Rule = Callable[[Sequence[Estimate], Level], Line]
 
 
 def ddim(past: Sequence[Estimate], to: Level) -> Estimate:
@@ -25,7 +24,7 @@ def ddim(past: Sequence[Estimate], to: Level) -> Estimate:
     return past[-1]
 
 
-def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Estimate:
+def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Line:
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): x0 extrapolated on a line in lambda.
 
     ``D = x0_i + (h_i / (2 h_{i-1})) (x0_i - x0_{i-1})`` with h the steps in lambda = log(alpha / sigma). First
@@ -36,10 +35,11 @@ def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Estimate:
     behind, ahead = now.at.lam - before.at.lam, to.lam - now.at.lam
     if behind == 0 or not (math.isfinite(behind) and math.isfinite(ahead)):
         return now
-    return now.towards(now.x0 + (ahead / (2 * behind)) * (now.x0 - before.x0))
+    part = ahead / (2 * behind)
+    return Bent(now, "x0", (1 + part, -part), (now.x0, before.x0))
 
 
-def gradient_estimation(past: Sequence[Estimate], to: Level, gamma: float = 2.0) -> Estimate:
+def gradient_estimation(past: Sequence[Estimate], to: Level, gamma: float = 2.0) -> Line:
     """``gamma eps_i + (1 - gamma) eps_{i-1}`` for eps (Permenter & Yuan 2024, who advise gamma = 2).
 
     A guess of the noise nearer to the data, not a method of higher order: with 1.5 it would be Adams and Bashforth's.
@@ -49,4 +49,4 @@ def gradient_estimation(past: Sequence[Estimate], to: Level, gamma: float = 2.0)
     before, now = past
     if now.at.alpha == 0 or to.sigma == 0:
         return now
-    return now.along(blend(gamma, now.eps, 1 - gamma, before.eps))
+    return Bent(now, "eps", (gamma, 1 - gamma), (now.eps, before.eps))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sfumato.process.between import level_at
-from sfumato.process.estimate import Denoise, Fresh
+from sfumato.process.estimate import Bent, Denoise, Fresh, Line
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector, mix
 
@@ -40,10 +40,11 @@ async def dpm2(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh)
     pure noise and the last to sigma = 0, where lambda is infinite, are Euler's. k-diffusion calls it DPM2.
     """
     for at, to in pairwise(grid):
-        line = await denoise(x, at)
+        here = await denoise(x, at)
+        line: Line = here
         if at.alpha > 0 and to.sigma > 0:
             middle = level_at(grid, (at.lam + to.lam) / 2)
-            there = await denoise(line.move(middle), middle)
-            line = line.along(there.eps)
+            there = await denoise(here.move(middle), middle)
+            line = Bent(here, "eps", (0.0, 1.0), (here.eps, there.eps))
         x = line.move(to)
     return x

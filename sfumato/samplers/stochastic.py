@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sfumato.errors import InvalidRequest
-from sfumato.process.estimate import Denoise, Estimate, Fresh
+from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level, posterior_std
-from sfumato.process.vector import Vector, mix
+from sfumato.process.vector import Vector
 from sfumato.samplers.adams import apart
 from sfumato.samplers.multistep import Churn, multistep
 from sfumato.samplers.polynomial import exponential, weights
@@ -198,7 +198,7 @@ def integrated(eta: float, curvature: float = 1.0) -> Rule:
     its second moment. First order from pure noise and to sigma = 0, where lambda is infinite.
     """
 
-    def rule(past: Sequence[Estimate], to: Level) -> Estimate:
+    def rule(past: Sequence[Estimate], to: Level) -> Line:
         now = past[-1]
         ahead = to.lam - now.at.lam
         if not (math.isfinite(ahead) and ahead > 0):
@@ -209,6 +209,6 @@ def integrated(eta: float, curvature: float = 1.0) -> Rule:
         moments = exponential((1 + eta) * ahead, len(kept))
         if len(kept) > 2:
             moments[2] *= curvature
-        return now.towards(mix(weights(nodes, moments), [e.x0 for e in kept]))
+        return Bent(now, "x0", weights(nodes, moments), [e.x0 for e in kept])
 
     return rule
