@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,9 +17,9 @@ MOST_PIXELS = 8192 * 8192
 class Raster:
     """A picture that was given: uint8 (H, W, 3), read only; equal where all its values are."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, pixels: NDArray[Any]) -> None:
         """Keep a copy of ``pixels``."""
-        self.pixels = _frozen(pixels)
+        self.pixels: NDArray[Any] = _frozen(pixels)
         self.hash = _hash(self.pixels)
 
     @property
@@ -42,8 +43,6 @@ class Raster:
 class Area(Raster):
     """A mask that was given: float32 (H, W) from 0 to 1, read only; 1 is what a task may change."""
 
-    pixels: NDArray[np.float32]  # type: ignore[assignment]
-
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
     kept = np.array(values, order="C", copy=True)
@@ -52,7 +51,9 @@ def _frozen(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _hash(values: NDArray[Any]) -> str:
-    told = f"{values.dtype.name} {values.shape}".encode()
+    """SHA-256 of height, width and channels (as picture.read has it) and the values; a mask has 1 channel."""
+    height, width = values.shape[:2]
+    told = struct.pack(">III", height, width, 3 if values.ndim == 3 else 1)
     return hashlib.sha256(told + values.tobytes()).hexdigest()
 
 
@@ -83,7 +84,7 @@ def _mask(value: Any, info: ValidationInfo) -> Area:
     if values.dtype not in (np.bool_, np.uint8) and not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"{name} must be an array of bools, bytes or floats from 0 to 1, not {values.dtype}")
     _check_size(name, values)
-    area = values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
+    area = values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
     if not bool(np.isfinite(area).all()) or area.min() < 0 or area.max() > 1:
         raise ValueError(f"{name} has values that are not from 0 (kept) to 1 (changed)")
     return Area(area)
@@ -99,6 +100,10 @@ def _check_size(name: str | None, values: NDArray[Any]) -> None:
 
 def _maybe_picture(value: Any, info: ValidationInfo) -> Raster | None:
     return None if value is None else _picture(value, info)
+
+
+def _maybe_mask(value: Any, info: ValidationInfo) -> Area | None:
+    return None if value is None else _mask(value, info)
 
 
 def _told(value: Raster | None) -> str | None:
@@ -121,3 +126,11 @@ MaybePicture = Annotated[
 
 Mask = Annotated[Area, PlainValidator(_mask), PlainSerializer(_told), WithJsonSchema(_PNG)]
 """A field that is a mask."""
+
+MaybeMask = Annotated[
+    Area | None,
+    PlainValidator(_maybe_mask),
+    PlainSerializer(_told),
+    WithJsonSchema({"anyOf": [_PNG, {"type": "null"}]}),
+]
+"""A field that is a mask or None."""

@@ -170,7 +170,7 @@ class Plan:
         """x at the first level: noise alone, or ``alpha y + sigma n`` around latents ``y``."""
         first = self.grid[0]
         if y is None:
-            # Stable Diffusion's own samplers begin at noise of unit variance though their first level has a little less.
+            # Stable Diffusion's samplers begin at noise of unit variance, though their first level has a little less.
             unit = self.model.defaults.unit_start
             return (math.hypot(first.alpha, first.sigma) if unit else first.sigma) * self.draws.start()
         return first.alpha * y + first.sigma * self.draws.start()

@@ -1,0 +1,44 @@
+"""A picture continued beyond its edges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Le
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sfumato.errors import InvalidRequest
+from sfumato.tasks.canvas import canvas_for, sized
+from sfumato.tasks.hole import hidden
+from sfumato.tasks.inpaint import Filling, fill
+from sfumato.tasks.picture import OnPicture
+from sfumato.tasks.sampling import CONFIG, Prompted
+
+Margin = Annotated[int, Ge(0), Le(8192)]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Outpaint(Filling, Prompted, OnPicture):
+    """Continue a picture beyond its edges; the picture itself comes back exactly as it was.
+
+    The new margin is filled with the colours at the edge, and made anew as a hole is. ``feather`` lets the margin
+    reach into the picture.
+    """
+
+    left: Margin = Field(default=0, description="pixels to add on the left")
+    right: Margin = Field(default=0, description="pixels to add on the right")
+    top: Margin = Field(default=0, description="pixels to add at the top")
+    bottom: Margin = Field(default=0, description="pixels to add at the bottom")
+
+    async def __call__(self, model: Any) -> Any:
+        """Lay the picture on a larger one, whose margin is a hole, and fill it."""
+        if not self.left + self.right + self.top + self.bottom:
+            raise InvalidRequest("there is no margin to paint: give left, right, top or bottom in pixels")
+        within = sized(self.image.pixels, self.size)
+        sides = ((self.top, self.bottom), (self.left, self.right))
+        hole = np.pad(np.zeros(within.shape[:2], np.float32), sides, constant_values=1)
+        canvas = canvas_for(hole.shape[1], hole.shape[0], model.defaults, tile=self.tile)
+        pixels = hidden(np.pad(within, (*sides, (0, 0)), mode="edge"), hole)
+        return await fill(self, model, pixels, hole, canvas, blank=True)
