@@ -1,0 +1,140 @@
+"""The layers of an adapter in the networks of a model: each finds exactly one place, or the adapter is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sfumato.adapters.formula import Formula, bare, fits
+from sfumato.adapters.names import Network, Spot, joined
+from sfumato.adapters.read import Adapter, Layer, listed
+from sfumato.errors import InvalidRequest, WeightsError
+
+Networks = Mapping[str, Network]
+"""A model's networks by place: denoiser, text, text_2, text_3."""
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One formula, and the rows of the network at ``place`` that it changes; ``layer`` is the file's name for them."""
+
+    place: str
+    spot: Spot
+    formula: Formula
+    layer: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters of ours that it changes."""
+        return tuple(dict.fromkeys(run.name for run in self.spot.runs))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An adapter with all its updates placed; ``missing`` are keys that found no place, each with the reason."""
+
+    adapter: Adapter
+    updates: tuple[Update, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know."""
+        if not self.missing:
+            return self.adapter.notes
+        told = f"{self.adapter.path.name} has keys without a place in this model: {listed(self.missing)}"
+        return (*self.adapter.notes, told)
+
+
+def place(adapter: Adapter, networks: Networks, *, partial: bool = False) -> Placed:
+    """The updates of ``adapter`` in ``networks``.
+
+    WeightsError names every key (the first ten) that finds no place, with the reason: no such layer, no such network,
+    another shape. With ``partial`` these are left out and listed in the result, if any key finds a place at all.
+    """
+    updates: list[Update] = []
+    missing: dict[str, str] = {}
+    taken: dict[tuple[str, str], str] = {}
+    for layer in adapter.layers:
+        found = _find(layer, networks)
+        if isinstance(found, str):
+            missing |= dict.fromkeys(layer.keys, found)
+            continue
+        twice = [taken[key] for each in found if (key := (each.place, each.spot.name)) in taken]
+        if twice:
+            missing |= dict.fromkeys(layer.keys, f"it lies where {twice[0]} does")
+            continue
+        taken |= {(each.place, each.spot.name): layer.name for each in found}
+        updates += found
+    if missing and (not partial or not updates):
+        total = sum(len(layer.keys) for layer in adapter.layers)
+        raise WeightsError(
+            f"{len(missing):,} of {total:,} keys of the adapter {adapter.path} find no place in this model "
+            f"({', '.join(networks)}): {listed(missing)}"
+            + ("; partial loading leaves them out" if updates else "; it is made for another family")
+        )
+    return Placed(adapter, tuple(updates), missing)
+
+
+def _find(layer: Layer, networks: Networks) -> list[Update] | str:
+    """The updates of ``layer`` in the first network that has it in its shape; or why there is none."""
+    places = [where for where in layer.places if where in networks]
+    if not places:
+        return f"the model has no {' or '.join(layer.places)}"
+    reason = "no such layer"
+    for where in places:
+        for names in layer.names:
+            spots: dict[str, Spot] = {}
+            for kind in layer.formulas:
+                parts = [networks[where].index.find(name, kind) for name in names]
+                whole = [part for part in parts if part is not None]
+                if len(whole) == len(parts):
+                    spots[kind] = whole[0] if len(whole) == 1 else joined(whole)
+            if not spots:
+                continue
+            if absent := layer.formulas.keys() - spots.keys():
+                reason = f"the layer has no {' and '.join(sorted(absent))}"
+                continue
+            wrong = [kind for kind, spot in spots.items() if not _fits(layer.formulas[kind], spot)]
+            if not wrong:
+                return [Update(where, spot, layer.formulas[kind], layer.name) for kind, spot in spots.items()]
+            made, wanted = layer.formulas[wrong[0]].shape(), spots[wrong[0]].shape
+            reason = f"it changes a {wrong[0]} of shape {made}, the model's is {wanted}"
+    return reason
+
+
+def _fits(formula: Formula, spot: Spot) -> bool:
+    """Whether ``formula`` has the shape of ``spot``, which may be a matrix in a file and a convolution there."""
+    return fits(formula, spot.shape) or bare(formula.shape()) == bare(spot.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """How strongly an adapter acts: ``value`` everywhere, times a factor by block, between two levels.
+
+    ``blocks`` maps patterns over ``place.parameter`` (our names; ``*`` for anything) to factors, of which the last
+    that matches counts: ``{"text*": 0, "denoiser.middle.*": 0.5}``. The adapter acts where ``lo <= share <= hi``, with
+    ``share = sigma / hypot(alpha, sigma)`` of the level, 0 without noise and 1 in pure noise. InvalidRequest for
+    numbers outside of that.
+    """
+
+    value: float = 1.0
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    lo: float = 0.0
+    hi: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, number in {"value": self.value, **self.blocks}.items():
+            if not math.isfinite(number):
+                raise InvalidRequest(f"the strength {name} = {number} of an adapter is no finite number")
+        if not 0 <= self.lo <= self.hi <= 1:
+            raise InvalidRequest(
+                f"lo = {self.lo:g} and hi = {self.hi:g} are not an interval of levels: 0 <= lo <= hi <= 1 is "
+                f"allowed, in sigma / hypot(alpha, sigma)"
+            )
+
+    @property
+    def always(self) -> bool:
+        """Whether it acts at every level."""
+        return self.lo == 0 and self.hi == 1
