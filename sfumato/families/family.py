@@ -31,7 +31,7 @@ class Kit:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of published models: what is special to it.
+    """A family of published models, or a ``variant`` of one that differs in some of this: what is special to it.
 
     ``fits`` tells a checkpoint's parts; ``needs`` are the parts without which no picture can be made. ``scale`` and
     ``shift`` turn the autoencoder's latent z into the model's, ``(z - shift) scale``. ``condition`` makes the
@@ -61,6 +61,7 @@ class Family:
     by_size: bool = False
     latent: int = 4
     refused: str = ""
+    variant: str = ""
 
 
 BESIDE: dict[tuple[str, int], str] = {

@@ -99,20 +99,21 @@ SD3 = Family(
 )
 SD35_LARGE = replace(
     SD3,
-    name="sd3.5-large",
+    variant="3.5 large",
     title="Stable Diffusion 3.5 large",
     fits=is_sd35,
     defaults=replace(_SD3, steps=40, guidance=4.5),
 )
 SD35_MEDIUM = replace(
     SD3,
-    name="sd3.5-medium",
+    variant="3.5 medium",
     title="Stable Diffusion 3.5 medium",
     fits=is_sd35_medium,
     defaults=replace(_SD3, steps=50, guidance=5.0),
 )
 SCHNELL = Family(
-    name="flux-schnell",
+    name="flux",
+    variant="schnell",
     title="FLUX.1 schnell",
     fits=is_flux_schnell,
     needs=("denoiser", "vae", "text", "text_3"),
@@ -126,4 +127,4 @@ SCHNELL = Family(
     quick=("text",),
     latent=16,
 )
-FLUX = replace(SCHNELL, name="flux", title="FLUX.1", fits=is_kind("flux"), defaults=_FLUX, by_size=True)
+FLUX = replace(SCHNELL, variant="", title="FLUX.1", fits=is_kind("flux"), defaults=_FLUX, by_size=True)

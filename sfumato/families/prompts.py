@@ -72,8 +72,8 @@ def sdxl(
         states = torch.cat((small.states(prompts), states), dim=-1)
     if zeros:
         states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
-    told = sinusoid(torch.tensor(sizes, dtype=torch.float32, device=pooled.device), features)
-    vector = torch.cat((pooled, told.flatten()[None].expand(len(pooled), -1).to(pooled.dtype)), dim=-1)
+    told = sinusoid(torch.tensor(sizes, dtype=torch.float64).to(pooled.device), features, like=pooled)
+    vector = torch.cat((pooled, told.flatten()[None].expand(len(pooled), -1)), dim=-1)
     return Cond(tokens=states, vector=vector)
 
 

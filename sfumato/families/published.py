@@ -50,15 +50,17 @@ READS = {"text": "the smaller CLIP encoder", "text_2": "the larger CLIP encoder"
 
 
 def family_of(checkpoint: Checkpoint, name: str | None = None) -> Family:
-    """The family of ``checkpoint``, or the one called ``name``; WeightsError if it is of none."""
-    if name is not None:
-        found = [f for f in FAMILIES if f.name == name]
-        if not found:
-            raise UnknownName("family", name, [f.name for f in FAMILIES])
-        return found[0]
+    """The family of ``checkpoint``, or its variant of the one called ``name``; WeightsError if it is of none."""
+    if name is not None and name not in {f.name for f in FAMILIES}:
+        raise UnknownName("family", name, sorted({f.name for f in FAMILIES}))
     for family in FAMILIES:
-        if family.fits(checkpoint.parts):
+        if family.name == (name or family.name) and family.fits(checkpoint.parts):
             return family
+    if name is not None:
+        kind = checkpoint.parts["denoiser"].kind if "denoiser" in checkpoint.parts else "missing"
+        raise WeightsError(
+            f"the denoiser of {checkpoint.source.path} ({kind}) is not one of the family {name!r}"
+        )
     held = ", ".join(f"{place}: {part.kind}" for place, part in checkpoint.parts.items())
     raise WeightsError(f"{checkpoint.source.path} is of no family that is known here; it holds {held}")
 
@@ -81,7 +83,7 @@ def load_checkpoint(
         prediction_named(predicts)
     checkpoint = replace(checkpoint, parts=_by_kind(checkpoint.parts))
     kind = family_of(checkpoint, family)
-    _check_parts(checkpoint, kind, forced=family is not None)
+    _check_parts(checkpoint, kind)
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
     words = (tokens or _tokens(checkpoint)) if "text_3" in parts else None
@@ -142,23 +144,18 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
 
 
 def _by_kind(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """``parts`` with T5 in its place: it is the second encoder of FLUX.1's folders, the third of Stable Diffusion 3's."""
+    """``parts`` with T5 in its place: it is the second encoder in a folder of FLUX.1, the third in one of SD 3."""
     return {"text_3" if part.kind == "t5" else place: part for place, part in parts.items()}
 
 
-def _check_parts(checkpoint: Checkpoint, kind: Family, *, forced: bool) -> None:
-    """Refuse a checkpoint without the parts that ``kind`` needs, or, where it was ``forced``, of another kind."""
+def _check_parts(checkpoint: Checkpoint, kind: Family) -> None:
+    """Refuse a checkpoint without the parts that ``kind`` needs."""
     missing = [name for name in kind.needs if name not in checkpoint.parts]
     if missing:
         told = ", ".join(f"{name} ({READS[name]})" if name in READS else name for name in missing)
         raise WeightsError(
             f"{checkpoint.source.path} is of the family {kind.title!r} and lacks {told}: "
             f"give a folder or a file that has all parts"
-        )
-    if forced and not kind.fits(checkpoint.parts):
-        net = checkpoint.parts["denoiser"]
-        raise WeightsError(
-            f"the denoiser of {checkpoint.source.path} ({net.kind}) is not one of the family {kind.title!r}"
         )
 
 

@@ -136,7 +136,7 @@ SD2 = Family(
     condition=sd2_condition,
 )
 UPSCALER = Family(
-    name="sd-x4",
+    name="x4",
     title="the upscaler of Stable Diffusion",
     fits=is_upscaler,
     needs=("denoiser", "vae", "text"),
@@ -150,7 +150,8 @@ UPSCALER = Family(
     refused="this model makes a small picture four times as large; it is for the task 'upscale', not for text2image",
 )
 REFINER = Family(
-    name="sdxl-refiner",
+    name="sdxl",
+    variant="refiner",
     title="the refiner of Stable Diffusion XL",
     fits=is_refiner,
     needs=("denoiser", "vae", "text_2"),
@@ -161,7 +162,7 @@ REFINER = Family(
     defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
     condition=refiner_condition,
     refused="this model is the refiner of Stable Diffusion XL: it goes on with the last, least noisy steps of a "
-    "picture that the base model began (the task 'image2image'), and was not trained to begin one, so not for text2image",
+    "picture that the base model began (the task 'image2image'); it was not trained to begin one, as text2image does",
 )
 SDXL = Family(
     name="sdxl",

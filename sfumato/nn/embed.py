@@ -9,19 +9,28 @@ from torch import Tensor, nn
 
 
 def sinusoid(
-    clock: Tensor, width: int, *, max_period: float = 10000.0, cos_first: bool = True, shift: float = 0.0
+    clock: Tensor,
+    width: int,
+    *,
+    max_period: float = 10000.0,
+    cos_first: bool = True,
+    shift: float = 0.0,
+    like: Tensor | None = None,
 ) -> Tensor:
     """Sinusoidal features of ``clock`` (B,) -> (B, width), float32 (Vaswani et al. 2017, section 3.5).
+
+    With ``like`` they are of its dtype, and computed in float64 if that is its dtype.
 
     Frequencies are ``max_period ** (-i / (width/2 - shift))``, i = 0 .. width/2 - 1. ``cos_first`` puts the
     cosines before the sines, as Stable Diffusion does; DDPM's CIFAR-10 network has sines first and shift 1.
     """
     half = width // 2
-    index = torch.arange(half, dtype=torch.float32, device=clock.device)
+    dtype = torch.float64 if like is not None and like.dtype == torch.float64 else torch.float32
+    index = torch.arange(half, dtype=dtype, device=clock.device)
     frequency = torch.exp(-math.log(max_period) * index / (half - shift))
-    angle = clock.to(torch.float32)[:, None] * frequency[None]
+    angle = clock.to(dtype)[:, None] * frequency[None]
     pair = (angle.cos(), angle.sin()) if cos_first else (angle.sin(), angle.cos())
-    return torch.cat(pair, dim=1)
+    return torch.cat(pair, dim=1).to(dtype if like is None else like.dtype)
 
 
 class MLP(nn.Module):

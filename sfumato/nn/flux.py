@@ -98,7 +98,8 @@ class Flux(nn.Module):
         if reference is not None:
             rows = torch.cat((rows, folded(reference)), dim=1)
             places.append(positions(reference.shape[-2] // 2, reference.shape[-1] // 2, 1))
-        turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta, wide)
         steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance, x)
         h, text = self.enter(rows), self.words(tokens)
         for block in self.double_blocks:

@@ -123,11 +123,11 @@ class Steer(nn.Module):
 
     def forward(self, clock: Tensor, vector: Tensor | None, guidance: Tensor | None, like: Tensor) -> Tensor:
         """The vector (B, width) through SiLU; ``clock`` (B,) and ``guidance`` (B,) in thousands, dtype of ``like``."""
-        steer = self.clock(sinusoid(clock, CLOCK).to(like.dtype))
+        steer = self.clock(sinusoid(clock, CLOCK, like=like))
         if self.guidance is not None:
             if guidance is None:
                 raise ValueError("this network reads the strength of guidance: give it guidance")
-            steer = steer + self.guidance(sinusoid(guidance, CLOCK).to(like.dtype))
+            steer = steer + self.guidance(sinusoid(guidance, CLOCK, like=like))
         if self.vector is not None:
             if vector is None:
                 raise ValueError("this network reads pooled text: give it a vector")
@@ -146,7 +146,9 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((a * c - b * s, a * s + b * c), dim=-1).flatten(-2).to(x.dtype)
 
 
-def axis_angles(ids: Tensor, axes: tuple[int, ...], theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+def axis_angles(
+    ids: Tensor, axes: tuple[int, ...], theta: float = 10000.0, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines (L, sum(axes) / 2) of the positions ``ids`` (L, len(axes)), computed in float64.
 
     Axis k turns ``axes[k] / 2`` pairs by ``id theta^(-2 i / axes[k])``.
@@ -157,4 +159,4 @@ def axis_angles(ids: Tensor, axes: tuple[int, ...], theta: float = 10000.0) -> t
         for k, size in enumerate(axes)
     ]
     angle = torch.cat(angles, dim=-1)
-    return angle.cos().float(), angle.sin().float()
+    return angle.cos().to(dtype), angle.sin().to(dtype)

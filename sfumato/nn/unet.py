@@ -121,8 +121,9 @@ class UNet(nn.Module):
         ``label`` (B,) class numbers. Odd sides are allowed.
         """
         config = self.config
-        features = sinusoid(clock, config.widths[0], cos_first=config.cos_first, shift=config.shift)
-        steer = self.clock(features.to(x.dtype))
+        steer = self.clock(
+            sinusoid(clock, config.widths[0], cos_first=config.cos_first, shift=config.shift, like=x)
+        )
         if self.vector is not None and vector is not None:
             steer = steer + self.vector(vector)
         if self.label is not None and label is not None:
