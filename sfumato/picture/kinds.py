@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
+import logging
 import struct
 from collections.abc import Callable
+from functools import cache
 
 from PIL import (
     BmpImagePlugin,
@@ -14,6 +18,7 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    _imaging,
     features,
 )
 
@@ -24,6 +29,9 @@ KINDS = ("PNG", "JPEG", "WebP", "AVIF", "GIF", "TIFF", "BMP", "HEIF")
 
 MAX_SCANS = 100
 """JPEG files with more scans are refused: each decodes the whole picture again, and encoders write about ten."""
+
+# Without any handler, Python would write what Pillow logs of damaged files on standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _OTHERS = (
     (b"%PDF", "a PDF document"),
@@ -55,6 +63,7 @@ def opener(data: bytes, most: int) -> Callable[[], ImageFile.ImageFile]:
     elif data.startswith((b"GIF87a", b"GIF89a")):
         kind = GifImagePlugin.GifImageFile
     elif data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        _quiet_libtiff()
         kind = TiffImagePlugin.TiffImageFile
     elif data.startswith(b"BM"):
         kind = BmpImagePlugin.BmpImageFile
@@ -66,6 +75,20 @@ def opener(data: bytes, most: int) -> Callable[[], ImageFile.ImageFile]:
         )
         raise DataError(f"it is {other or 'no picture'}; {', '.join(KINDS)} are read")
     return lambda: kind(io.BytesIO(data))
+
+
+@cache
+def _quiet_libtiff() -> None:
+    """Keep libtiff from writing of damaged files on standard error: Pillow raises an error as well.
+
+    Pillow has no switch for it, so the library that it loaded is asked, where it can be found in it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -108,4 +131,6 @@ def check_size(width: int, height: int, most: int) -> None:
     if width < 1 or height < 1:
         raise InvalidRequest(f"a picture of {width} x {height} pixels is empty")
     if width * height > most:
-        raise InvalidRequest(f"a picture of {width} x {height} pixels is too large: at most {most} pixels are allowed")
+        raise InvalidRequest(
+            f"a picture of {width} x {height} pixels is too large: at most {most} pixels are allowed"
+        )

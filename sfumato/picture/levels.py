@@ -98,8 +98,7 @@ def from_array(array: NDArray[Any]) -> tuple[Bytes, Bytes | None]:
         levels = levels[..., None]
     alpha = levels[..., -1].copy() if levels.shape[2] in (2, 4) else None
     colours = levels[..., : 3 if levels.shape[2] > 2 else 1]
-    pixels = np.ascontiguousarray(np.broadcast_to(colours, (*levels.shape[:2], 3)))
-    return (pixels if pixels is not array else pixels.copy()), alpha
+    return np.array(np.broadcast_to(colours, (*levels.shape[:2], 3)), order="C"), alpha
 
 
 def eight_bits(array: NDArray[Any], what: str) -> Bytes:
@@ -154,12 +153,13 @@ def _strip(
         grey = strip.convert("L")
         if not isinstance(key, int):
             return grey, None
-        return grey, _keyed(np.asarray(grey) == key * (255 // (2 ** min(depth, 8) - 1)))
+        level = 255 * (key > 0) if mode == "1" else key * (255 // (2 ** min(depth, 8) - 1))
+        return grey, _keyed(np.asarray(grey) == level)
     if mode == "RGB" and isinstance(key, tuple):
         return strip, _keyed((np.asarray(strip) == np.array(key)).all(-1))
     if mode in ("RGB", "CMYK", "LAB"):
         return strip, None
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and "transparency" in image.info):
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (mode == "P" and image.has_transparency_data):
         whole = strip.convert("LA" if mode == "La" else "RGBA").convert("RGBA")
         return whole.convert("RGB"), np.asarray(whole)[..., 3]
     return strip.convert("RGB"), None

@@ -37,9 +37,9 @@ def read_mask(
 
     ``source`` is a mask in words (see ``shapes``), or else whatever pictures are read from, of which a text is a
     path ("./alpha" for a file of such a name). In a mask file **white is new** and grey in part; its colour
-    profile does not count. With ``channel="alpha"`` its transparent parts are new. A coloured or partly transparent file is
-    refused, since it is likely the picture and not its mask. Arrays are (H, W): bool, uint8, uint16, or floats
-    in [0, 1]. ``alpha`` and ``color`` in a text look at ``picture``.
+    profile does not count. With ``channel="alpha"`` its transparent parts are new. A coloured or partly transparent
+    file is refused, since it is likely the picture and not its mask. Arrays are (H, W): bool, uint8, uint16,
+    or floats in [0, 1]. ``alpha`` and ``color`` in a text look at ``picture``.
 
     Options act in this order: ``invert``; ``threshold`` makes 1 of what reaches it and 0 of the rest; ``grow``
     widens by so many pixels, straight and diagonally alike, and narrows if below 0; ``feather`` blurs with a
@@ -87,11 +87,11 @@ def grown(mask: Mask, pixels: int) -> Mask:
 
 
 def blur(mask: Mask, deviation: float) -> Mask:
-    """``mask`` blurred by a Gaussian of ``deviation`` pixels, cut at three deviations; 0 is the mask itself.
+    """``mask`` blurred by a Gaussian of ``deviation`` pixels, cut at three deviations; below 0.1 it is the mask itself.
 
     Beyond the border the last pixels go on. A 0 or a 1 with nothing else within the cut stays exactly that.
     """
-    if not deviation:
+    if deviation < 0.1:  # the next pixel's weight is e^-50, and float32 knows only e^-16
         return mask
     radius = math.ceil(3 * deviation)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)

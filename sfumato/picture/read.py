@@ -134,7 +134,7 @@ def _opening(source: Source) -> tuple[str, _Start | bytes]:
             f"a picture must be a path, bytes, a Pillow picture or an array, not {type(source).__name__}"
         )
     path = Path(source)
-    where = str(path)[:200]
+    where = "".join(each if each.isprintable() else "?" for each in str(path)[:200])
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -147,7 +147,7 @@ def _opening(source: Source) -> tuple[str, _Start | bytes]:
         if isinstance(error, InvalidRequest):
             raise
         said = error.strerror if isinstance(error, OSError) else None
-        raise InvalidRequest(f"cannot read {where!r}: {said or error}") from error
+        raise InvalidRequest(f"cannot read {where}: {said or error}") from error
     if len(data) > MAX_FILE:
         raise InvalidRequest(f"cannot read {where}: it is more than {MAX_FILE} bytes")
     return where, data
