@@ -23,10 +23,34 @@ from sfumato.model import Model
 from sfumato.picture.png import read_recipe, save_png
 from sfumato.picture.recipe import Recipe, current_versions
 from sfumato.process.estimate import Estimate
+from sfumato.tasks.canvas import to_bytes
+from sfumato.tasks.given import Area, picture_fields
+from sfumato.tasks.image2image import Image2Image
+from sfumato.tasks.inpaint import Inpaint
+from sfumato.tasks.interpolate import Interpolate
+from sfumato.tasks.outpaint import Outpaint
+from sfumato.tasks.resample import Resample
+from sfumato.tasks.restore import Restore
 from sfumato.tasks.task import make
-from sfumato.tasks.text2image import Text2Image, to_bytes
+from sfumato.tasks.text2image import Text2Image
+from sfumato.tasks.unconditional import Class2Image, Unconditional
+from sfumato.tasks.upscale import Upscale
+from sfumato.tasks.vary import Vary
 
-TASKS = {"text2image": Text2Image}
+TASKS: dict[str, type[Any]] = {
+    "class2image": Class2Image,
+    "image2image": Image2Image,
+    "inpaint": Inpaint,
+    "interpolate": Interpolate,
+    "outpaint": Outpaint,
+    "resample": Resample,
+    "restore": Restore,
+    "text2image": Text2Image,
+    "unconditional": Unconditional,
+    "upscale": Upscale,
+    "vary": Vary,
+}
+"""The tasks by name."""
 
 Progress = Callable[[int, Callable[[], NDArray[np.uint8]]], None]
 
@@ -82,8 +106,52 @@ class Loaded:
         """
         return self.run(make(Text2Image, prompt=prompt, **options), progress)
 
-    def run(self, task: Text2Image, progress: Progress | None = None) -> Images:
+    def task(self, name: str, *, progress: Progress | None = None, **fields: Any) -> Images:
+        """The task called ``name`` with its ``fields``; pictures may be paths, bytes, arrays or Pillow's.
+
+        UnknownName for a task that does not exist; InvalidRequest names every field that is not allowed.
+        """
+        task, notes = request(name, **fields)
+        made = self.run(task, progress)
+        return Images(images=made.images, notes=(*notes, *made.notes))
+
+    def edit(self, image: Any, prompt: str, **fields: Any) -> Images:
+        """``image`` changed by a sentence: Image2Image, whose fields are ``strength`` and others."""
+        return self.task("image2image", image=image, prompt=prompt, **fields)
+
+    def inpaint(self, image: Any, prompt: str, mask: Any, **fields: Any) -> Images:
+        """The white part of ``mask`` made anew: Inpaint."""
+        return self.task("inpaint", image=image, prompt=prompt, mask=mask, **fields)
+
+    def outpaint(self, image: Any, prompt: str, **fields: Any) -> Images:
+        """``image`` continued beyond its edges, ``left=32`` and so on: Outpaint."""
+        return self.task("outpaint", image=image, prompt=prompt, **fields)
+
+    def resample(self, image: Any, prompt: str, **fields: Any) -> Images:
+        """``image`` carried up to its own noise and down with another prompt: Resample."""
+        return self.task("resample", image=image, prompt=prompt, **fields)
+
+    def vary(self, prompt: str = "", **fields: Any) -> Images:
+        """Pictures near that of a seed, or near an ``image``: Vary."""
+        return self.task("vary", prompt=prompt, **fields)
+
+    def interpolate(self, prompt: str = "", **fields: Any) -> Images:
+        """Pictures on the way to another prompt, seed or picture: Interpolate."""
+        return self.task("interpolate", prompt=prompt, **fields)
+
+    def upscale(self, image: Any = None, **fields: Any) -> Images:
+        """``image``, or one made from a prompt, enlarged: Upscale."""
+        return self.task("upscale", image=image, **fields)
+
+    def restore(self, image: Any, **fields: Any) -> Images:
+        """``image`` restored from a ``damage``: Restore."""
+        return self.task("restore", image=image, **fields)
+
+    def run(self, task: Any, progress: Progress | None = None) -> Images:
         """Run one task on this model."""
+        name = next((name for name, kind in TASKS.items() if type(task) is kind), None)
+        if name is None:
+            raise UnknownName("task", type(task).__name__, [kind.__name__ for kind in TASKS.values()])
         done = 0
 
         def listen(ask: Ask, reply: Any) -> None:
@@ -97,7 +165,7 @@ class Loaded:
         versions = current_versions(dtype=str(self.dtype).removeprefix("torch."))
         return Images(
             images=tuple(
-                Picture(pixels, Recipe("text2image", self.model.name, self.model.hash, arguments, versions))
+                Picture(pixels, Recipe(name, self.model.name, self.model.hash, arguments, versions))
                 for pixels, arguments in zip(result.pixels, result.arguments, strict=True)
             ),
             notes=(*self.notes, *result.notes),
@@ -105,9 +173,36 @@ class Loaded:
 
     def _preview(self, estimate: Estimate) -> NDArray[np.uint8]:
         with torch.inference_mode():
-            pixels = self.model.codec.decode(estimate.x0[:1])
+            pixels = self.model.codec.decode(estimate.x0[:1].detach())
         preview: NDArray[np.uint8] = to_bytes(pixels[0].to(torch.float32).cpu().numpy())
         return preview
+
+
+def request(name: str, **fields: Any) -> tuple[Any, tuple[str, ...]]:
+    """The task called ``name`` with its ``fields``, and notes on the pictures among them.
+
+    Pictures may be paths, bytes, arrays, Pillow's or ours; masks also words, ``"rect(8, 8, 50%, 32)"`` (see
+    sfumato.picture.mask), and ``"alpha"`` is the transparent part of the picture. UnknownName and InvalidRequest as
+    for Loaded.task.
+    """
+    from sfumato.picture.mask import read_mask
+    from sfumato.picture.read import Read, read_picture
+
+    if name not in TASKS:
+        raise UnknownName("task", name, TASKS)
+    task, notes = TASKS[name], []
+    read: dict[str, Read] = {}
+    kinds = {key: kind for key, kind in picture_fields(task).items() if fields.get(key) is not None}
+    for key, kind in kinds.items():
+        value = fields[key].pixels if isinstance(fields[key], Picture) else fields[key]
+        if kind is not Area:
+            read[key] = read_picture(value)
+            fields[key] = read[key].pixels
+            notes += [f"{key}: {note}" for note in read[key].notes]
+    for key, kind in kinds.items():
+        if kind is Area and "image" in read:
+            fields[key] = read_mask(fields[key], read["image"].size, picture=read["image"])
+    return make(task, **fields), tuple(notes)
 
 
 def models() -> dict[str, str]:
@@ -177,15 +272,17 @@ def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:
     return dtype_named(name, device), ""
 
 
-def remake(path: str | os.PathLike[str], model: str | None = None) -> Images:
+def remake(path: str | os.PathLike[str], model: str | None = None, **parents: Any) -> Images:
     """Make the picture in ``path`` again from the recipe it carries; ``model`` is where its checkpoint lies.
 
-    Bit for bit the same on the same machine with the same versions; notes say what differs. InvalidRequest if
-    the recipe is of another model or task.
+    ``parents`` are the pictures and masks that it was made from, by field (``image=``, ``mask=``): a recipe knows
+    their hashes. Bit for bit the same on the same machine with the same versions; notes say what differs.
+    InvalidRequest if the recipe is of another model or task, or made from other pictures.
     """
     recipe = read_recipe(Path(path))
     if recipe.task not in TASKS:
         raise UnknownName("task", recipe.task, TASKS)
+    task, _ = _again(recipe, path, parents)
     if model is None and recipe.model not in MODELS:
         raise InvalidRequest(
             f"{path} was made by a checkpoint of {recipe.model!r} (hash {recipe.model_hash[:12]}...): "
@@ -198,7 +295,7 @@ def remake(path: str | os.PathLike[str], model: str | None = None) -> Images:
             f"this one {loaded.model.hash[:12]}...): its recipe cannot be followed exactly; "
             f"use its prompt and seed as they are with `sfumato generate`"
         )
-    made = loaded.run(make(TASKS[recipe.task], **recipe.arguments))
+    made = loaded.run(task)
     now = made.images[0].recipe.versions
     changed = [
         f"{key} was {then}, is {now.get(key)}"
@@ -207,3 +304,28 @@ def remake(path: str | os.PathLike[str], model: str | None = None) -> Images:
     ]
     note = (f"the picture may differ in the last bits: {'; '.join(changed)}",) if changed else ()
     return Images(images=made.images, notes=(*made.notes, *note))
+
+
+def _again(
+    recipe: Recipe, path: str | os.PathLike[str], parents: dict[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The task of ``recipe`` with the pictures it was made from, which must be the same ones."""
+    arguments = dict(recipe.arguments)
+    hashes: Any = arguments.pop("parents", None) or {}
+    needed, given = set(hashes), set(parents)
+    if needed - given:
+        raise InvalidRequest(
+            f"{path} was made from pictures that its recipe knows by their hashes alone; give them: "
+            f"{', '.join('--' + name.replace('_', '-') for name in sorted(needed - given))}"
+        )
+    if given - needed:
+        raise InvalidRequest(f"{path} was made without {', '.join(sorted(given - needed))}: leave it out")
+    task, notes = request(recipe.task, **arguments, **parents)
+    for name, wanted in hashes.items():
+        found = getattr(task, name).hash
+        if found != wanted:
+            raise InvalidRequest(
+                f"{name} is not the picture that {path} was made from: its hash is {found[:12]}..., and the recipe "
+                f"has {str(wanted)[:12]}..."
+            )
+    return task, notes

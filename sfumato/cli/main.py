@@ -14,21 +14,37 @@ from sfumato.errors import SfumatoError
 
 COMMANDS = {
     "cite": ("sfumato.cli.cite:command", "Print BibTeX of what a command line or a picture uses."),
+    "class": ("sfumato.cli.tasks:class", "Make pictures of one of a model's classes."),
     "convert": (
         "sfumato.cli.convert:command",
         "Write a checkpoint in another layout, dtype or size of files.",
     ),
     "data": ("sfumato.cli.data:app", "Look at data sets, check them, build the default one."),
+    "edit": ("sfumato.cli.tasks:edit", "Change a picture by a sentence."),
     "evaluate": ("sfumato.cli.evaluate:app", "Score pictures, and test blind what they show."),
     "generate": ("sfumato.cli.generate:command", "Make pictures from a sentence."),
     "grids": ("sfumato.cli.tables:grids", "List the grids, which space the noise levels of a walk."),
     "guides": ("sfumato.cli.tables:guides", "List the ways to combine prompt and negative."),
+    "inpaint": ("sfumato.cli.tasks:inpaint", "Make part of a picture anew."),
     "inspect": ("sfumato.cli.inspect:command", "Say what a file or folder of weights is."),
+    "interpolate": (
+        "sfumato.cli.tasks:interpolate",
+        "Make the pictures between two seeds, prompts or pictures.",
+    ),
     "models": ("sfumato.cli.tables:models", "List the models that can be used."),
     "noises": ("sfumato.cli.tables:noises", "List the generators that seeds are for."),
+    "outpaint": ("sfumato.cli.tasks:outpaint", "Continue a picture beyond its edges."),
+    "resample": ("sfumato.cli.tasks:resample", "Change a picture by way of its own noise."),
+    "restore": (
+        "sfumato.cli.tasks:restore",
+        "Restore a picture that was blurred, shrunk, greyed, masked or noisy.",
+    ),
     "samplers": ("sfumato.cli.tables:samplers", "List the samplers."),
     "schedules": ("sfumato.cli.tables:schedules", "List the schedules, from time to noise level."),
     "train": ("sfumato.cli.train:command", "Train a model by a recipe."),
+    "unconditional": ("sfumato.cli.tasks:unconditional", "Make pictures of nothing in particular."),
+    "upscale": ("sfumato.cli.tasks:upscale", "Enlarge a picture, or make a large one in two passes."),
+    "vary": ("sfumato.cli.tasks:vary", "Make pictures near that of a seed, or near a picture."),
 }
 """Where each command is, and its line in the help."""
 

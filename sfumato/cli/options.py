@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+OF_MODEL = ("steps", "sampler", "grid", "guidance", "guide")
+"""The fields whose default is the model's."""
+
 
 def options_of(task: type[Any], skip: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """A decorator that gives a command one option for each field of the dataclass ``task``.
@@ -23,37 +26,58 @@ def options_of(task: type[Any], skip: tuple[str, ...] = ()) -> Callable[[Any], A
         for field in reversed(dataclasses.fields(task)):
             if field.name in skip:
                 continue
-            function = click.option(
-                f"--{field.name.replace('_', '-')}",
-                field.name,
-                type=plain_type(hints[field.name]),
-                default=None,
-                help=help_of(field),
-                metavar=plain_type(hints[field.name]).__name__.upper(),
-            )(function)
+            function = _option(field, plain_type(hints[field.name]))(function)
         return function
 
     return decorate
 
 
+def _option(field: dataclasses.Field[Any], kind: type[Any]) -> Callable[[Any], Any]:
+    """The option of one field; pictures and masks are named by text, which others read."""
+    name = f"--{field.name.replace('_', '-')}"
+    plain = kind in (bool, int, float, str)
+    shown: dict[str, Any] = (
+        {"is_flag": True, "flag_value": True}
+        if kind is bool
+        else {"metavar": kind.__name__.upper() if plain else "FILE"}
+    )
+    return click.option(
+        name,
+        field.name,
+        type=kind if plain else str,
+        default=None,
+        help=help_of(field),
+        required=is_required(field),
+        **shown,
+    )
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    required = getattr(field.default, "is_required", None)
+    return bool(required()) if required is not None else field.default is dataclasses.MISSING
+
+
 def plain_type(hint: Any) -> type[Any]:
-    """The plain type inside ``Annotated[...]`` and ``... | None``."""
+    """The plain type inside ``Annotated[...]``, ``... | None`` and ``Literal[...]``."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return plain_type(next(a for a in typing.get_args(hint) if a is not type(None)))
     if typing.get_origin(hint) is typing.Annotated:
         return plain_type(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is typing.Literal:
+        return type(typing.get_args(hint)[0])
     assert isinstance(hint, type), hint
     return hint
 
 
 def help_of(field: dataclasses.Field[Any]) -> str:
-    """A field's description and its default."""
+    """A field's description and its default, where it has one that says something."""
     info = field.default
     description = getattr(info, "description", None) or ""
     value = getattr(info, "default", info)
-    if value is None:
+    if value is None and field.name in OF_MODEL:
         return f"{description} (default: the model's)"
-    if value == "":
+    if value is None or value is False or value == "" or is_required(field):
         return description
     return f"{description} (default: {value})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,16 @@ class Raster:
 
 class Area(Raster):
     """A mask that was given: float32 (H, W) from 0 to 1, read only; 1 is what a task may change."""
+
+
+def picture_fields(task: type[Any]) -> dict[str, type[Raster]]:
+    """The fields of the dataclass ``task`` that are pictures (Raster) or masks (Area), by name."""
+    found: dict[str, type[Raster]] = {}
+    for name, hint in get_type_hints(task).items():
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, Raster):
+                found[name] = kind
+    return found
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:

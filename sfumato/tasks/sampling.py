@@ -116,7 +116,9 @@ class Sampling:
 class Sized(Sampling):
     """A task whose pictures come in a size that the model can make."""
 
-    size: str | None = Field(default=None, description="width x height in pixels, such as 128x128")
+    size: str | None = Field(
+        default=None, description="width x height in pixels, such as 128x128; the model's if left out"
+    )
 
     def resolved(self, defaults: Any) -> dict[str, Any]:
         """All fields, with the model's ``defaults`` where a field is None."""

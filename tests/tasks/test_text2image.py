@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from sfumato.cli.options import options_of
+from sfumato.cli.options import OF_MODEL, options_of
 from sfumato.errors import InvalidRequest
 from sfumato.model import Defaults
 from sfumato.tasks.task import make
@@ -150,8 +150,8 @@ def test_the_command_lines_options_are_the_fields() -> None:
         hint = schema[name].get("type") or schema[name]["anyOf"][0]["type"]
         assert option.type.name == kinds[hint]
         default = schema[name]["default"]
-        told = "(default: the model's)" if default is None else f"(default: {default})"
-        assert (told in option.help) == (default != "")
+        told = "(default: the model's)" if name in OF_MODEL else f"(default: {default})"
+        assert (told in option.help) == (default is not None or name in OF_MODEL)
 
 
 def test_options_left_out_are_not_values() -> None:

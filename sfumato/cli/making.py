@@ -1,0 +1,152 @@
+"""What commands that make pictures share: which model, where to, the bar, the files and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sfumato.errors import InvalidRequest, OutputError
+
+_MODEL: tuple[Any, ...] = (
+    click.option(
+        "-m", "--model", default=None, help="a model by name, or a checkpoint's path (default: emoji)"
+    ),
+    click.option("--dtype", default=None, help="float32, bfloat16 or float16 (default: the fastest here)"),
+    click.option(
+        "--device", default="cpu", show_default=True, help="where the networks run: cpu, cuda, cuda:1"
+    ),
+    click.option("--family", default=None, help="a checkpoint's family, where its keys do not tell it"),
+    click.option("--predicts", default=None, help="what a checkpoint's network predicts: eps, v, flow, x0"),
+    click.option(
+        "--tokens", type=click.Path(path_type=Path), help="T5's vocabulary, where a checkpoint has none"
+    ),
+    click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"'),
+    click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own"),
+    click.option("--download", is_flag=True, help="fetch a hub repository that is not in the local cache"),
+)
+_OUTPUT: tuple[Any, ...] = (
+    click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="PNG file to write."),
+    click.option("--force", is_flag=True, help="replace files that exist"),
+    click.option(
+        "--preview/--no-preview", default=None, help="show the picture in the terminal while it grows"
+    ),
+    click.option("--json", "as_json", is_flag=True, help="print one JSON object about what was made"),
+)
+LOADING = ("dtype", "device", "family", "predicts", "tokens", "variant", "allow_pickle", "download")
+"""The options of a command that say how a model is loaded: parameters of ``api.load``."""
+
+
+def model_options(function: Any) -> Any:
+    """Give a command the options that say which model, and how it is loaded."""
+    return _with(_MODEL, function)
+
+
+def output_options(function: Any) -> Any:
+    """Give a command the options that say where pictures go and what is shown."""
+    return _with(_OUTPUT, function)
+
+
+def _with(options: tuple[Any, ...], function: Any) -> Any:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def taken(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Take ``names`` out of ``values``."""
+    return {name: values.pop(name) for name in names}
+
+
+def produce(
+    task: Any, name: str, model: str | None, loading: dict[str, Any], preview: bool | None, quiet: bool
+) -> Any:
+    """Load the model and run ``task``, the task ``name``, under a progress bar: the finished images."""
+    from sfumato import api
+    from sfumato.cli.render import Bar
+
+    loaded = api.load(model or "emoji", **loading)
+    with Bar(task.evaluations(loaded.model.defaults), preview=preview, quiet=quiet) as bar:
+        return loaded.run(task, bar.update)
+
+
+def deliver(
+    made: Callable[[], Any], out: Path, count: int, *, force: bool, as_json: bool, notes: tuple[str, ...] = ()
+) -> None:
+    """Check the names of ``count`` pictures, make them, write them and the sheet, and say what was written."""
+    names = targets(out, count)
+    check_writable(names, force)
+    began = time.monotonic()
+    images = made()
+    seconds = time.monotonic() - began
+    for name, picture in zip(names, images.images, strict=False):
+        picture.save(name)
+    if count > 1:
+        from sfumato.picture.png import save_png
+        from sfumato.picture.sheet import contact_sheet
+
+        captions = [caption(p.recipe.arguments) for p in images.images]
+        save_png(names[-1], contact_sheet([p.pixels for p in images.images], captions))
+    for note in (*notes, *images.notes):
+        click.echo(f"note: {note}", err=True)
+    report(names, images, seconds, as_json)
+
+
+def caption(arguments: dict[str, Any]) -> str:
+    """What a picture of many is called: its variation, its seed, or its number."""
+    if arguments.get("pick"):
+        return f"number {arguments['pick']}"
+    name = "variation" if "variation" in arguments else "seed"
+    return f"{name} {arguments[name]}"
+
+
+def report(names: list[Path], made: Any, seconds: float, as_json: bool) -> None:
+    """Say what was written: file names, or one JSON object."""
+    if as_json:
+        pictures = [
+            {"file": str(name), **json.loads(picture.recipe.to_json())}
+            for name, picture in zip(names, made.images, strict=False)
+        ]
+        sheet = str(names[-1]) if len(names) > len(made.images) else None
+        click.echo(json.dumps({"pictures": pictures, "sheet": sheet, "seconds": round(seconds, 3)}))
+        return
+    for name in names:
+        click.echo(str(name))
+    if sys.stderr.isatty():
+        click.echo(f"{len(made.images)} in {seconds:.1f} s", err=True)
+
+
+def file_name(prompt: str) -> str:
+    """A short file name from a prompt: letters and digits of its first words."""
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in prompt.lower()).split()
+    return ("-".join(words)[:60].rstrip("-") or "picture") + ".png"
+
+
+def targets(out: Path, count: int) -> list[Path]:
+    """The files for ``count`` pictures: ``out`` itself, or numbered ones and the sheet as the last."""
+    if out.suffix.lower() != ".png":
+        raise InvalidRequest(
+            f"--out = {str(out)!r} is not allowed: pictures are PNG files, so end it in .png"
+        )
+    if count == 1:
+        return [out]
+    digits = len(str(count))
+    numbered = [out.with_stem(f"{out.stem}-{i:0{digits}d}") for i in range(1, count + 1)]
+    return [*numbered, out.with_stem(f"{out.stem}-sheet")]
+
+
+def check_writable(names: list[Path], force: bool) -> None:
+    """Refuse before any work: a missing folder, a folder in the way, files that exist."""
+    from sfumato.files import check_folder
+
+    check_folder(names[0].parent)
+    for name in names:
+        if name.is_dir():
+            raise OutputError(f"cannot write {name}: it is a folder; give a file name")
+        if name.exists() and not force:
+            raise InvalidRequest(f"{name} exists; choose another --out, or --force to replace it")
