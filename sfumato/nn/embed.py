@@ -19,13 +19,13 @@ def sinusoid(
 ) -> Tensor:
     """Sinusoidal features of ``clock`` (B,) -> (B, width), float32 (Vaswani et al. 2017, section 3.5).
 
-    With ``like`` they are of its dtype, and computed in float64 if that is its dtype.
+    With ``like`` they are of its dtype, rounded from float64: an angle of some thousands has few digits in float32.
 
     Frequencies are ``max_period ** (-i / (width/2 - shift))``, i = 0 .. width/2 - 1. ``cos_first`` puts the
     cosines before the sines, as Stable Diffusion does; DDPM's CIFAR-10 network has sines first and shift 1.
     """
     half = width // 2
-    dtype = torch.float64 if like is not None and like.dtype == torch.float64 else torch.float32
+    dtype = torch.float32 if like is None else torch.float64
     index = torch.arange(half, dtype=dtype, device=clock.device)
     frequency = torch.exp(-math.log(max_period) * index / (half - shift))
     angle = clock.to(dtype)[:, None] * frequency[None]

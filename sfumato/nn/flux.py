@@ -100,7 +100,7 @@ class Flux(nn.Module):
             places.append(positions(reference.shape[-2] // 2, reference.shape[-1] // 2, 1))
         wide = torch.promote_types(x.dtype, torch.float32)
         turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta, wide)
-        steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance, x)
+        steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance.double(), x)
         h, text = self.enter(rows), self.words(tokens)
         for block in self.double_blocks:
             h, text = block(h, text, steer, turn)

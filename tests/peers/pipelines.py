@@ -288,7 +288,7 @@ def upscaler() -> Any:
         unet=unet(
             **{
                 **LINEAR,
-                "block_out_channels": (64, 128, 128),
+                "block_out_channels": (32, 64, 128),
                 "in_channels": 7,
                 "attention_head_dim": 8,
                 "only_cross_attention": (True, True, False),
