@@ -43,10 +43,10 @@ class ClipBlock(nn.Module):
         self.up = nn.Linear(width, config.mlp)
         self.down = nn.Linear(config.mlp, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map states ``x`` (B, L, D) to states (B, L, D)."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Map states ``x`` (B, L, D) to states (B, L, D); ``seen`` (B, 1, L, L) bool in place of "all before"."""
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         inner = self.up(self.norm2(x))
         inner = inner * torch.sigmoid(1.702 * inner) if self.quick else F.gelu(inner)
@@ -69,15 +69,22 @@ class ClipText(nn.Module):
         )
 
     def forward(
-        self, ids: Tensor, *, skip: int = 0, normed: bool = True, pooled: bool = True
+        self,
+        ids: Tensor,
+        *,
+        skip: int = 0,
+        normed: bool = True,
+        pooled: bool = True,
+        keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """States (B, L, D) of ``ids`` (B, L) int64 and the pooled vector (B, P).
 
         The states are those ``skip`` blocks before the last (1: the penultimate layer), ``normed`` by the final
         norm or not. The pooled vector is the normed last state at the first end token, projected if there is a
         projection; without ``pooled`` it is None and skipped blocks are not computed. Padding is not masked:
-        these encoders were trained, and are used by diffusion models, with it in sight. Raises ValueError if L is
-        more than ``config.length`` or ``skip`` more than there are blocks.
+        these encoders were trained, and are used by diffusion models, with it in sight. Tokens where ``keep`` (B, L)
+        bool is False are hidden from the others; the first must stay. Raises ValueError if L is more than
+        ``config.length`` or ``skip`` more than there are blocks.
         """
         length, layers = ids.shape[1], len(self.blocks)
         if length > self.config.length:
@@ -85,9 +92,13 @@ class ClipText(nn.Module):
         if not 0 <= skip <= layers:
             raise ValueError(f"skip = {skip} is outside what is allowed: 0 to {layers}")
         x = self.token(ids) + self.place.weight[:length]
+        seen = None
+        if keep is not None:
+            before = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+            seen = before & keep.to(x.device)[:, None, None]
         states = x if skip == layers else None
         for done, block in enumerate(self.blocks if pooled else self.blocks[: layers - skip], 1):
-            x = block(x)
+            x = block(x, seen)
             if done == layers - skip:
                 states = x
         assert states is not None

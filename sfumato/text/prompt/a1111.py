@@ -1,9 +1,10 @@
 r"""A1111's prompts: weights by brackets, ``BREAK``, ``AND`` with weights, schedules, ``<lora:name:0.8>``.
 
 A prompt is read in A1111's order: adapters are taken out, ``AND`` cuts parts, each part is a template
-(``templates``), and what a template says at a step has its brackets read. ``(x)`` is 1.1, ``[x]`` 1 / 1.1, ``(x:1.3)`` 1.3;
-brackets inside one another multiply. ``\(`` is a bracket to see, and so are ``\)``, ``\[``, ``\]``, ``\\``; any other backslash
-vanishes. A bracket that is not closed reaches to the end; one that was not opened is text.
+(``templates``), and what a template says at a step has its brackets read. ``(x)`` is 1.1, ``[x]`` 1 / 1.1,
+``(x:1.3)`` 1.3; brackets inside one another multiply. ``\(`` is a bracket to see, and so are ``\)``, ``\[``, ``\]``;
+``\\`` is a backslash, and any other backslash vanishes. A bracket that is not closed reaches to the end; one that was
+not opened is text.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def take_adapters(text: str) -> tuple[str, tuple[Adapter, ...]]:
         named = dict(item.split("=", 1) for item in rest if "=" in item)
         told = [item for item in rest if "=" not in item]
         if len(told) > 2:
-            raise InvalidRequest(f"{shown(match[0])} has {len(told)} strengths; write <{kind}:name:text:denoiser>")
+            raise InvalidRequest(
+                f"{shown(match[0])} has {len(told)} strengths; write <{kind}:name:text:denoiser>"
+            )
         on_text = _strength(named.pop("te", told[0] if told else "1"), match[0])
         other = named.pop("unet", told[1] if len(told) > 1 else None)
         on_denoiser = on_text if other is None else _strength(other, match[0])
@@ -72,7 +75,9 @@ def _strength(text: str, whole: str) -> float:
     try:
         return checked(float(text), whole)
     except ValueError as error:
-        raise InvalidRequest(f"the strength {shown(text)} in {shown(whole)} is not a finite number") from error
+        raise InvalidRequest(
+            f"the strength {shown(text)} in {shown(whole)} is not a finite number"
+        ) from error
 
 
 def _weighted(piece: str) -> tuple[str, float]:

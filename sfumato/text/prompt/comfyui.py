@@ -1,9 +1,9 @@
 r"""ComfyUI's prompts: ``(x:1.2)``, ``(x)`` for 1.1, ``\(`` for a bracket to see, ``embedding:name``.
 
-A number replaces the weight around it, while ``(x)`` multiplies it: in ``((x:1.2))`` x weighs 1.2, in ``((x))`` 1.21. Square
-brackets, BREAK, AND and tags of adapters are text. A bracket that does not close is text up to the end, unless that
-end is a bracket that closes another, which then counts; after a bracket that was not opened brackets are text until
-as many have opened.
+A number replaces the weight around it, while ``(x)`` multiplies it: in ``((x:1.2))`` x weighs 1.2, in ``((x))`` 1.21.
+Square brackets, BREAK, AND and tags of adapters are text. A bracket that does not close is text up to the end, unless
+that end is a bracket that closes another, which then counts; after a bracket that was not opened brackets are text
+until as many have opened.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def pieces_of(text: str) -> Iterator[tuple[str, str]]:
 def write_words(words: Words) -> str:
     """The text that ``read`` reads as ``words``."""
     if len(words.sections) != 1 or words.sections[0].weight != 1:
-        raise InvalidRequest("ComfyUI's prompts have no sections (BREAK): encode each by itself and join the states")
+        raise InvalidRequest(
+            "ComfyUI's prompts have no sections (BREAK): encode each by itself and join the states"
+        )
     texts: list[str] = []
     loose = False  # whether the text before would run into this one
     for span in words.sections[0].spans:

@@ -1,4 +1,4 @@
-r"""compel's prompts: ``word++``, ``(two words)1.3``, ``word--``, ``("a", "b").and(1, 0.5)``, ``("a", "b").blend(1, 2)``.
+r"""compel's prompts: ``word++``, ``(two words)1.3``, ``word--``, ``("a", "b").and(1, 0.5)``, ``("a", "b").blend()``.
 
 A plus is 1.1 and a minus 0.9, to the power of how many there are; weights inside one another multiply. ``.and`` sets
 the states of its texts one after the other, ``.blend`` takes their weighted mean. ``withLora(name, 0.8)`` names an
@@ -26,7 +26,7 @@ from sfumato.text.prompt.parts import (
 NAME = "compel"
 _SWAP = re.compile(r"\.swap\s*\(")
 _COMMA = re.compile(r",(?=\S)")
-_SHOWN = re.compile(r'\\([()"])')
+_SHOWN = re.compile(r'\\++([()"])')  # however many backslashes: compel unescapes a text more than once
 _CALL = re.compile(r"\.(and|add|blend)[ \t\n\r]*+\(([^()]*+)\)")
 _OPENS = re.compile(r"[ \t\n\r]*+\.(and|add|blend)[ \t\n\r]*+\(")
 _QUOTE = re.compile(r'"(?:\\"|[^"\n\r])*"')
@@ -48,7 +48,9 @@ def read(text: str) -> tuple[Words, ...]:
 
 def _read(text: str) -> tuple[tuple[Words, ...], tuple[Adapter, ...]]:
     if _SWAP.search(text):
-        raise InvalidRequest("compel's .swap edits attention maps and is not read here; write the prompt without it")
+        raise InvalidRequest(
+            "compel's .swap edits attention maps and is not read here; write the prompt without it"
+        )
     grammar = Grammar(_COMMA.sub(", ", _OTHER_SPACE.sub(" ", text)))
     adapters: list[Adapter] = []
     start = _skip_adapters(grammar, 0)
@@ -58,7 +60,9 @@ def _read(text: str) -> tuple[tuple[Words, ...], tuple[Adapter, ...]]:
         return (Words((_section(fragments),)),), tuple(adapters)
     name, texts, weights, end = called
     if name != "blend" and not _is_space(grammar.text[end:]):
-        raise InvalidRequest(f"after .{name}(...) compel reads no further, and {shown(grammar.text[end:])} follows")
+        raise InvalidRequest(
+            f"after .{name}(...) compel reads no further, and {shown(grammar.text[end:])} follows"
+        )
     _fragments(grammar, 0, start, adapters, free=True)
     if name == "blend":
         if grammar.skip[_skip_adapters(grammar, end)] != len(grammar.text):
@@ -139,7 +143,7 @@ def _weights(call: re.Match[str], count: int) -> list[float]:
         return weights
     total = math.fsum(weights)
     if total == 0:
-        raise InvalidRequest(f"the weights of {shown(call.group())} sum to 0; add no_normalize to take them as they are")
+        raise InvalidRequest(f"the weights of {shown(call.group())} sum to 0; add no_normalize to keep them")
     return [weight / total for weight in weights]
 
 

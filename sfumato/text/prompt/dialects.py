@@ -101,14 +101,10 @@ def dialect(name: str) -> Dialect:
 def parse(text: str, name: str = "plain", *, compose: bool = True) -> Parsed:
     """``text`` read in the dialect ``name``; InvalidRequest says in a sentence why it cannot be.
 
-    Every text at every step is read once here, so that what is accepted fails no later.
+    The first step is read at once, so that most faults show early; ``schedule.timeline`` reads every step.
     """
-    told = dialect(name)
-    parsed = told.parse(text, compose=compose)
-    for part in parsed.parts:
-        for piece in part.template:
-            if isinstance(piece, str):
-                told.read(piece)
+    parsed = dialect(name).parse(text, compose=compose)
+    parts_at(parsed, 0, 1)
     return parsed
 
 
@@ -147,5 +143,7 @@ def written_in(words: Words, name: str) -> str:
     """
     told = dialect(name)
     if told.write_words is None:
-        raise InvalidRequest(f"prompts are not written in the dialect {name!r}, whose notation cannot hold every text")
+        raise InvalidRequest(
+            f"prompts are not written in the dialect {name!r}, whose notation cannot hold every text"
+        )
     return told.write_words(words)

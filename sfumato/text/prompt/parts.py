@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Spans that share chunks of tokens. ``weight`` moves all its states from the empty prompt's (compel's ``.and``)."""
+    """Spans that share rows of tokens. ``weight`` moves all its states from the empty prompt's (compel's ``.and``)."""
 
     spans: tuple[Span, ...]
     weight: float = 1.0
@@ -115,13 +115,17 @@ class Parsed:
 
 def bare(part: Part) -> str:
     """The text of ``part`` without weights, for encoders that know none: its sections with a space between."""
-    return " ".join("".join(s.text for s in section.spans) for words in part.words for section in words.sections)
+    return " ".join(
+        "".join(s.text for s in section.spans) for words in part.words for section in words.sections
+    )
 
 
 def checked(weight: float, text: str) -> float:
     """``weight``; InvalidRequest if it is not finite, naming the ``text`` that it is for."""
     if not math.isfinite(weight):
-        raise InvalidRequest(f"the weight of {shown(text)} is not a finite number; use fewer brackets or a number")
+        raise InvalidRequest(
+            f"the weight of {shown(text)} is not a finite number; use fewer brackets or a number"
+        )
     return weight
 
 

@@ -6,7 +6,7 @@
     group     := "(" inner [":" inner] ")" | "[" inner "]"          text, for the weights to read
                | "[" [inner ":"] inner ":" number "]"               a switch
                | "[" inner ("|" inner)+ "]"                         a cycle
-    inner     := (group | text)*                                    text has no "|", and "\\" with any character after it
+    inner     := (group | text)*                                    text has no "|"; any character after "\\"
 
 Text outside this grammar, such as ``|`` outside a cycle or a backslash at the end, has no schedule at all: A1111 reads
 it as plain text, and so does this.
@@ -97,7 +97,7 @@ def _separators(text: str, group: _Open, close: int) -> list[int] | None:
 def _build(text: str, groups: dict[int, tuple[int, list[int]]]) -> Template:
     """The template of ``text`` whose schedules are ``groups``."""
     slots: list[list[list[str | Switch | Cycle]]] = [[[]]]
-    cuts = {at: "[" for at in groups}
+    cuts = dict.fromkeys(groups, "[")
     for close, separators in groups.values():
         cuts[close] = "]"
         cuts |= dict.fromkeys(separators, "|" if text[separators[0]] == "|" else ":")
