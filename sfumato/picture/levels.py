@@ -54,8 +54,9 @@ def flatten(
     opaque = True
     for top in range(0, height, rows):
         strip, alpha = _strip(image, low, top, min(top + rows, height), depth)
-        done = transform(strip) if transform else strip.convert("RGB")
-        pixels[top : top + rows] = np.asarray(done)
+        if transform or strip.mode != "RGB":
+            strip = transform(strip) if transform else strip.convert("RGB")
+        pixels[top : top + rows] = np.asarray(strip)
         alphas[top : top + rows] = 255 if alpha is None else alpha
         opaque = opaque and (alpha is None or bool((alpha == 255).all()))
     return pixels, None if opaque else alphas
@@ -106,7 +107,7 @@ def eight_bits(array: NDArray[Any], what: str) -> Bytes:
     if array.dtype == np.uint8:
         same: Bytes = array
         return same
-    if array.dtype == np.uint16:
+    if array.dtype.newbyteorder("=") == np.uint16:
         nearest: Bytes = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return nearest
     if not np.issubdtype(array.dtype, np.floating):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageFile, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageColor, PngImagePlugin, TiffImagePlugin
 
 from sfumato.errors import DataError, InvalidRequest, MissingExtra, OutOfMemory
 from sfumato.picture.images import MAX_PIXELS
@@ -28,6 +28,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Im
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
+_DEEP = (PngImagePlugin.PngImageFile, TiffImagePlugin.TiffImageFile)
 _QUIET = threading.Lock()
 """Held while Pillow decodes: warnings are silenced for the whole process, and one picture at a time bounds memory."""
 
@@ -164,9 +165,9 @@ def _decoded(start: _Start | bytes, most: int, profile: bool, notes: list[str]) 
         if isinstance(start, bytes) and getattr(image, "is_animated", False):
             notes.append("it holds more than one picture: the first was taken")
         low: Low | None = None
-        if isinstance(start, bytes):
+        if isinstance(start, bytes) and isinstance(image, _DEEP):
             second = begin()
-            assert isinstance(second, ImageFile.ImageFile)
+            assert isinstance(second, _DEEP)
             low = low_bytes(second)
             if low is not None:
                 second.load()

@@ -24,7 +24,7 @@ from sfumato.errors import DataError, InvalidRequest, MissingExtra, SfumatoError
 from sfumato.picture.kinds import MAX_SCANS
 from sfumato.picture.png import encode_png
 from sfumato.picture.read import Read, colour, picture_hash, read_picture
-from tests.picture.fuzz import fuzz, seeds
+from tests.picture.fuzz import fuzz, mutated, seeds
 
 ROOT = Path(__file__).parents[2]
 DRAWN = np.random.default_rng(0)
@@ -61,12 +61,34 @@ def deep_png(values: np.ndarray, *more: tuple[bytes, bytes], filters: tuple[int,
     return png(width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], b"".join(rows), *more)
 
 
-def deep_tiff(values: np.ndarray, order: str, photometric: int = 2, extra: int | None = None) -> bytes:
-    """A 16-bit TIFF of (H, W, 3 or 4), uncompressed, of either byte order."""
+def interlaced_png(values: np.ndarray) -> bytes:
+    """A 16-bit RGB PNG in Adam7's seven passes."""
+    passes = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
+    parts = [values[top::down, left::across].astype(">u2") for top, left, down, across in passes]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts for row in part)
+    data = png(values.shape[1], values.shape[0], 16, 2, rows)
+    header = data[12:28] + b"\1"  # the header again, with its last byte, the way of interlacing, at 1
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def deep_tiff(
+    values: np.ndarray, order: str, photometric: int = 2, extra: int | None = None, deflate: bool = False
+) -> bytes:
+    """A 16-bit TIFF of (H, W, 3 or 4) of either byte order."""
     height, width, channels = values.shape
     data = values.astype(order + "u2").tobytes()
+    data = zlib.compress(data) if deflate else data
+    data += bytes(len(data) % 2)
     tags = [
-        (256, 4, [width]), (257, 4, [height]), (258, 3, [16] * channels), (259, 3, [1]),
+        (256, 4, [width]), (257, 4, [height]), (258, 3, [16] * channels), (259, 3, [8 if deflate else 1]),
         (262, 3, [photometric]), (273, 4, [8]), (277, 3, [channels]), (278, 4, [height]), (279, 4, [len(data)]),
     ]  # fmt: skip
     if extra is not None:
@@ -195,13 +217,26 @@ def test_sixteen_bits_are_rounded_to_the_nearest_level_exactly(
     assert read.alpha is None or np.array_equal(read.alpha, want[..., -1])
     assert read.notes == ("its values of 16 bits were rounded to 8",)
     assert read.hash == read_picture(values, background=None).hash
+    assert read.hash == read_picture(values.astype(">u2"), background=None).hash
 
 
+def test_interlaced_sixteen_bits() -> None:
+    values = np.stack([DRAWN.permutation(DEEP).reshape(256, 256) for _ in range(3)], -1)
+    assert np.array_equal(read_picture(interlaced_png(values)).pixels, np.rint(values / 257))
+
+
+def test_sixteen_bit_inks_are_rounded_before_they_are_mixed() -> None:
+    values = np.stack([DRAWN.permutation(DEEP).reshape(256, 256) for _ in range(4)], -1)
+    inks = Image.frombytes("CMYK", (256, 256), np.rint(values / 257).astype(np.uint8).tobytes())
+    assert np.array_equal(read_picture(deep_tiff(values, "<", 5)).pixels, np.asarray(inks.convert("RGB")))
+
+
+@pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("channels", "extra"), [(3, None), (4, 2), (4, 0)])
-def test_sixteen_bit_tiffs_of_either_byte_order(order: str, channels: int, extra: int | None) -> None:
+def test_sixteen_bit_tiffs(order: str, channels: int, extra: int | None, deflate: bool) -> None:
     values = np.stack([DRAWN.permutation(DEEP).reshape(256, 256) for _ in range(channels)], -1)
-    read = read_picture(deep_tiff(values, order, extra=extra), background=None)
+    read = read_picture(deep_tiff(values, order, extra=extra, deflate=deflate), background=None)
     want = np.rint(values / 257).astype(np.uint8)
     assert np.array_equal(read.pixels, want[..., :3])
     assert (read.alpha is not None) == (extra == 2)
@@ -357,11 +392,26 @@ def test_a_bad_profile_is_noted_and_ignored(damage: str) -> None:
     assert [note.partition(":")[0] for note in read.notes] == ["its colour profile was ignored"]
 
 
+def test_mutated_profiles_are_used_or_ignored() -> None:
+    draw = random.Random(0)
+    for number in range(200):
+        profile = mutated((P3, ADOBE, SRGB)[number % 3], draw)
+        read = read_picture(saved(RGBA, "PNG", icc_profile=profile))
+        assert read.pixels.shape == RGB.shape
+
+
 def test_cmyk_by_the_plain_formula_and_lab_by_its_own() -> None:
     inks = Image.frombytes("CMYK", (5, 7), RGBA.tobytes())
     read = read_picture(saved(inks, "TIFF"))
     assert np.array_equal(read.pixels, np.asarray(inks.convert("RGB")))
     assert read.notes == ("its CMYK colours were converted without a profile, by the plain formula",)
+    flat = Image.new("CMYK", (16, 16), (200, 40, 10, 30))
+    assert (
+        np.abs(
+            read_picture(saved(flat, "JPEG")).pixels[8, 8].astype(int) - flat.convert("RGB").getpixel((8, 8))
+        ).max()
+        <= 2
+    )
     lab = Image.merge("LAB", [Image.new("L", (4, 4), value) for value in (255, 128, 128)])
     assert read_picture(saved(lab, "TIFF")).pixels.min() >= 254
 
@@ -424,6 +474,10 @@ def test_the_limit_is_one_of_the_caller() -> None:
     ):
         with pytest.raises(InvalidRequest, match="of 5 x 7 pixels is too large: at most 34"):
             read_picture(source, most_pixels=34)
+    for name, data in seeds().items():
+        with pytest.raises(InvalidRequest, match="of 33 x 24 pixels is too large: at most 791 pixels"):
+            read_picture(data, most_pixels=791)
+        assert read_picture(data, most_pixels=792).pixels.size == 3 * 792, name
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 1), (1, 20000)])
