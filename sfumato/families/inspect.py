@@ -131,7 +131,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
         licence=_licence(source),
         files=tuple(
             WeightsFile(
-                name=str(path.relative_to(source.path)) if path.is_relative_to(source.path) else path.name,
+                name=path.relative_to(source.path).as_posix() if source.path in path.parents else path.name,
                 bytes=path.stat().st_size,
                 sha256=sha256(path) if hashes else None,
             )

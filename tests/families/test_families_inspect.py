@@ -113,6 +113,7 @@ def test_networks_alone_and_hashes(tmp_path: Path) -> None:
         convert(source, tmp_path / "folder", "diffusers")
         report = inspect(source, hashes=True)
     (file,) = report.files
+    assert file.name == "one.safetensors"
     assert file.sha256 == source.hash()
     assert file.bytes == (tmp_path / "one.safetensors").stat().st_size
     for name, title in {
