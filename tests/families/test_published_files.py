@@ -1,0 +1,92 @@
+"""Single files in the authors' layouts: diffusers reads what we wrote, and we make the folder's pictures of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.condition import Prompt
+from sfumato.engine.run import run
+from sfumato.families.checkpoint import open_checkpoint
+from sfumato.families.published import load_checkpoint
+from sfumato.model import Model
+from sfumato.tasks.text2image import Text2Image
+from sfumato.text.t5 import T5Tokens
+from sfumato.weights.source import open_source
+from tests.peers.pipelines import Case
+from tests.peers.single_files import PREFIXES, single_file
+
+F32 = torch.float32
+
+
+def opened(path: Path, case: Case, **options: Any) -> Model:
+    """Our model of a file, with T5's vocabulary from the folder, since files have none."""
+    words = next((case.peer.folder / n for n in ("tokenizer_3", "tokenizer_2")), None)
+    tokens = (
+        T5Tokens.load(words) if case.name.startswith(("sd3", "flux", "schnell", "fill")) and words else None
+    )
+    with open_source(path) as source:
+        return load_checkpoint(open_checkpoint(source), dtype=F32, tokens=tokens, **options)
+
+
+def latent(model: Model, **options: Any) -> Tensor:
+    """What a short walk decodes."""
+    seen: list[Tensor] = []
+
+    def listen(ask: Any, reply: Any) -> None:
+        if ask.verb == "decode":
+            seen.append(ask.arguments[0])
+
+    run(Text2Image(prompt="a red cat", steps=2, seed=5, size="64x64", **options)(model), listen)
+    return seen[0]
+
+
+@pytest.mark.parametrize("case", list(PREFIXES), indirect=True)
+def test_a_single_file_is_read_by_diffusers_and_makes_the_folders_pictures(
+    case: Case, tmp_path: Path
+) -> None:
+    name = case.name
+    path = single_file(name, case.peer.folder, tmp_path / "model.safetensors")
+    place = "transformer" if hasattr(case.pipe, "transformer") else "unet"
+    for part in (place, "vae"):
+        kind = type(getattr(case.pipe, part))
+        made = kind.from_single_file(
+            str(path), config=str(case.peer.folder), subfolder=part, local_files_only=True
+        )
+        state = getattr(case.pipe, part).state_dict()
+        found = made.state_dict()
+        assert found.keys() == state.keys()
+        for key, tensor in state.items():
+            assert torch.equal(found[key].double(), tensor.double()), key
+    ours = opened(path, case, **({"predicts": "v"} if name == "sd2 v" else {}))
+    folder = case.model(F32)
+    prompts = [Prompt(text="a red cat", width=64, height=64), Prompt(text="dog", negative=True)]
+    for mine, its in zip(
+        ours.conditioner(prompts).named().values(), folder.conditioner(prompts).named().values(), strict=True
+    ):
+        assert torch.equal(mine, its)
+    assert ours.refused == folder.refused
+    if not ours.refused:
+        assert torch.equal(latent(ours), latent(folder))
+    assert ours.hash != folder.hash
+
+
+@pytest.mark.parametrize(
+    ("case", "markers"),
+    [
+        ("sdxl ztsnr", {"v_pred": 0.0, "ztsnr": 0.0}),
+        ("cosxl", {"edm_vpred.sigma_max": 120.0, "edm_vpred.sigma_min": 0.002}),
+    ],
+    indirect=["case"],
+)
+def test_markers_say_what_a_scheduler_says(case: Case, markers: dict[str, float], tmp_path: Path) -> None:
+    more = {name: torch.tensor([value]) for name, value in markers.items()}
+    path = single_file("sdxl", case.peer.folder, tmp_path / "marked.safetensors", more)
+    ours, folder = opened(path, case), case.model(F32)
+    assert ours.denoiser.prediction.kind == folder.denoiser.prediction.kind == "v"
+    close = 0 if case.name == "sdxl ztsnr" else 1e-5  # 0.002 is rounded in the file
+    torch.testing.assert_close(latent(ours), latent(folder), rtol=close, atol=close)
