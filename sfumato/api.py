@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from PIL import Image
 
 from sfumato.ask import Ask
 from sfumato.device import compute_dtype, device_named, dtype_named
+from sfumato.engine.engine import Engine
+from sfumato.engine.request import Progress as EngineProgress
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.families import emoji
@@ -147,11 +150,31 @@ class Loaded:
         """``image`` restored from a ``damage``: Restore."""
         return self.task("restore", image=image, **fields)
 
-    def run(self, task: Any, progress: Progress | None = None) -> Images:
-        """Run one task on this model."""
+    def run(self, task: Any, progress: Progress | None = None, rows: int | None = None) -> Images:
+        """Run one task on this model.
+
+        ``rows`` is the size of the network's calls: 0 for one picture a call, which is the quickest for a single
+        one, else calls filled up to so many rows, which share the work of several. Bits depend on it, so a recipe
+        keeps it; by default it is chosen by how many pictures are asked for.
+        """
         name = next((name for name, kind in TASKS.items() if type(task) is kind), None)
         if name is None:
             raise UnknownName("task", type(task).__name__, [kind.__name__ for kind in TASKS.values()])
+        rows = rows_for(task) if rows is None else rows
+        result = self._shared(task, progress, rows) if rows else self._alone(task, progress)
+        versions = current_versions(dtype=str(self.dtype).removeprefix("torch."))
+        if rows:
+            versions["rows"] = str(rows)
+        return Images(
+            images=tuple(
+                Picture(pixels, Recipe(name, self.model.name, self.model.hash, arguments, versions))
+                for pixels, arguments in zip(result.pixels, result.arguments, strict=True)
+            ),
+            notes=(*self.notes, *result.notes),
+        )
+
+    def _alone(self, task: Any, progress: Progress | None) -> Any:
+        """The result of ``task``, every picture in calls of its own."""
         done = 0
 
         def listen(ask: Ask, reply: Any) -> None:
@@ -161,21 +184,33 @@ class Loaded:
                 estimate: Estimate = reply[0]
                 progress(done, lambda: self._preview(estimate))
 
-        result = run(task(self.model), listen)
-        versions = current_versions(dtype=str(self.dtype).removeprefix("torch."))
-        return Images(
-            images=tuple(
-                Picture(pixels, Recipe(name, self.model.name, self.model.hash, arguments, versions))
-                for pixels, arguments in zip(result.pixels, result.arguments, strict=True)
-            ),
-            notes=(*self.notes, *result.notes),
-        )
+        return run(task(self.model), listen)
+
+    def _shared(self, task: Any, progress: Progress | None, rows: int) -> Any:
+        """The result of ``task``, its pictures in shared calls of ``rows`` rows."""
+
+        def listen(told: EngineProgress) -> None:
+            estimate = told.estimate
+            if told.verb == "denoise" and progress is not None and estimate is not None:
+                progress(told.evaluations, lambda: self._preview(estimate))
+
+        pending = Engine(self.model, bucket=rows).submit(task, listen=listen)
+        try:
+            return pending.result()
+        finally:
+            pending.cancel()
 
     def _preview(self, estimate: Estimate) -> NDArray[np.uint8]:
         with torch.inference_mode():
             pixels = self.model.codec.decode(estimate.x0[:1].detach())
         preview: NDArray[np.uint8] = to_bytes(pixels[0].to(torch.float32).cpu().numpy())
         return preview
+
+
+def rows_for(task: Any) -> int:
+    """The rows of a network call for as many pictures as ``task`` asks for, two rows each; 0 for a single one."""
+    count = 1 if getattr(task, "pick", None) else int(getattr(task, "count", 1))
+    return 0 if count == 1 else min(16, 2 ** math.ceil(math.log2(2 * count)))
 
 
 def request(name: str, **fields: Any) -> tuple[Any, tuple[str, ...]]:
@@ -295,7 +330,7 @@ def remake(path: str | os.PathLike[str], model: str | None = None, **parents: An
             f"this one {loaded.model.hash[:12]}...): its recipe cannot be followed exactly; "
             f"use its prompt and seed as they are with `sfumato generate`"
         )
-    made = loaded.run(task)
+    made = loaded.run(task, rows=_whole(recipe.versions.get("rows", "0")))
     now = made.images[0].recipe.versions
     changed = [
         f"{key} was {then}, is {now.get(key)}"
@@ -304,6 +339,11 @@ def remake(path: str | os.PathLike[str], model: str | None = None, **parents: An
     ]
     note = (f"the picture may differ in the last bits: {'; '.join(changed)}",) if changed else ()
     return Images(images=made.images, notes=(*made.notes, *note))
+
+
+def _whole(text: str) -> int:
+    """The size of calls that a recipe names; 0 if that is no number from 1 to 1024."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= 1024 else 0
 
 
 def _again(

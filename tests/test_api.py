@@ -43,10 +43,13 @@ def test_the_example_of_the_readme(model: Loaded, tmp_path: Path) -> None:
 
 
 def test_a_picture_depends_on_its_own_seed_alone(model: Loaded) -> None:
-    together = model("a cat", steps=3, count=3, seed=10)
-    for k, picture in enumerate(together.images):
+    """To the bit where every picture has calls of its own; pictures that share calls are rounded otherwise."""
+    task = sfumato.Text2Image(prompt="a cat", steps=3, count=3, seed=10)
+    together, shared = model.run(task, rows=0), model.run(task)
+    for k, (picture, other) in enumerate(zip(together.images, shared.images, strict=True)):
         alone = model("a cat", steps=3, seed=10 + k).images[0]
         assert np.array_equal(picture.pixels, alone.pixels)
+        assert np.abs(other.pixels.astype(int) - alone.pixels).max() <= 2
 
 
 def test_prompt_seed_and_negative_each_change_the_picture(model: Loaded) -> None:
@@ -108,3 +111,36 @@ def test_bfloat16_is_near_float32(model: Loaded) -> None:
     with torch.inference_mode():
         one, other = model.model.codec.decode(x), half.model.codec.decode(x)
     assert float((one - other).norm() / one.norm()) < 3e-2
+
+
+def test_pictures_that_share_calls_are_made_again_one_by_one() -> None:
+    """Several pictures go through the network together; each recipe knows the size of the calls and gives its bits."""
+    from sfumato.api import rows_for
+    from sfumato.tasks.text2image import Text2Image
+
+    assert [rows_for(Text2Image(prompt="x", count=n)) for n in (1, 2, 3, 4, 5, 8, 100)] == [
+        0,
+        4,
+        8,
+        8,
+        16,
+        16,
+        16,
+    ]
+    model = sfumato.load("emoji")
+    made = model("a tree", steps=2, count=3, seed=4)
+    assert {p.recipe.versions["rows"] for p in made.images} == {"8"}
+    for picture in made.images:
+        again = model.run(Text2Image(**picture.recipe.arguments), rows=8).images[0]
+        assert np.array_equal(again.pixels, picture.pixels)
+    alone = model("a tree", steps=2, seed=4).images[0]
+    assert "rows" not in alone.recipe.versions
+
+
+def test_a_saved_picture_of_several_is_remade_bit_for_bit(tmp_path) -> None:
+    model = sfumato.load("emoji")
+    second = model("a tree", steps=2, count=2, seed=4).images[1]
+    second.save(tmp_path / "second.png")
+    again = sfumato.remake(tmp_path / "second.png")
+    assert np.array_equal(again.images[0].pixels, second.pixels)
+    assert again.images[0].recipe.versions["rows"] == "4"
