@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -45,14 +46,14 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """Everything that makes pictures, as values; ``hash`` identifies the weights (sha256, hex).
+    """Everything that makes pictures, as values; ``identity`` is the sha256 (hex) of the weights, or finds it.
 
     ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that. ``refused`` says, by the
     name of a task, why this model cannot do it.
     """
 
     name: str
-    hash: str
+    identity: str | Callable[[], str]
     denoiser: Denoiser
     codec: Codec
     conditioner: Conditioner
@@ -60,6 +61,11 @@ class Model:
     notes: Callable[[str], list[str]] = field(default=lambda prompt: [])
     schedule_of: Callable[[tuple[int, ...]], Schedule] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """The sha256 of the weights, in hexadecimal; found when first asked for, since it reads all of them."""
+        return self.identity if isinstance(self.identity, str) else self.identity()
 
     def schedule(self, shape: tuple[int, ...]) -> Schedule:
         """The schedule for latents of ``shape`` (C, H, W): some models' depends on how many there are."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +81,6 @@ def load_checkpoint(
     """
     if predicts is not None:
         prediction_named(predicts)
-    checkpoint = replace(checkpoint, parts=_by_kind(checkpoint.parts))
     kind = family_of(checkpoint, family)
     _check_parts(checkpoint, kind)
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
@@ -105,7 +104,7 @@ def load_checkpoint(
     why_not = refusal(kind, parts)
     return Model(
         name=kind.name,
-        hash=_hash(checkpoint),
+        identity=_identity(checkpoint),
         denoiser=denoiser,
         codec=codec,
         conditioner=_conditioner(kind, kit),
@@ -143,9 +142,24 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
     return Latent(network, torch.tensor([shift], **exact), torch.tensor([1 / scale], **exact))
 
 
-def _by_kind(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """``parts`` with T5 in its place: it is the second encoder in a folder of FLUX.1, the third in one of SD 3."""
-    return {"text_3" if part.kind == "t5" else place: part for place, part in parts.items()}
+def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint:
+    """``checkpoint`` with the networks of ``others`` that it lacks: split files, such as FLUX.1's.
+
+    Of CLIP encoders that come alone the narrower is the first. WeightsError if two files hold one network.
+    """
+    parts = dict(checkpoint.parts)
+    alone = [one.parts["text"] for one in others if list(one.parts) == ["text"] and not one.source.parts]
+    free = [place for place in ("text", "text_2") if place not in parts]
+    placed = dict(zip(free, sorted(alone, key=lambda part: int(part.config.width)), strict=False))
+    for one in others:
+        for place, part in one.parts.items():
+            at = next((name for name, found in placed.items() if found is part), place)
+            if at in parts:
+                raise WeightsError(
+                    f"{part.source.path} holds the network {at}, which {parts[at].source.path} holds too"
+                )
+            parts[at] = part
+    return replace(checkpoint, parts=parts)
 
 
 def _check_parts(checkpoint: Checkpoint, kind: Family) -> None:
@@ -209,12 +223,18 @@ def _conditioner(kind: Family, kit: Kit) -> Conditioner:
     return condition
 
 
+def _identity(checkpoint: Checkpoint) -> str | Callable[[], str]:
+    """The checkpoint's hash, later if its files remain: reading them all once more would double the time to load."""
+    return _hash(checkpoint) if checkpoint.source.closing else lambda: _hash(checkpoint)
+
+
 def _hash(checkpoint: Checkpoint) -> str:
-    """One sha256 for the checkpoint: of its file, or of the hashes of a folder's parts."""
-    if not checkpoint.source.parts:
+    """One sha256 for the checkpoint: of its file, or of the hashes of a folder's or of several files' parts."""
+    own = {checkpoint.source.path}
+    if not checkpoint.source.parts and {part.source.path for part in checkpoint.parts.values()} == own:
         return checkpoint.source.hash()
     hashes = {place: part.source.hash() for place, part in sorted(checkpoint.parts.items())}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-__all__ = ["FAMILIES", "Family", "codec_of", "family_of", "load_checkpoint", "predicted"]
+__all__ = ["FAMILIES", "Family", "codec_of", "combined", "family_of", "load_checkpoint", "predicted"]

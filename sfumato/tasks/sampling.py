@@ -160,8 +160,12 @@ class Plan:
         width, height = self.size
         asked = {"width": width, "height": height, "guidance": self.chosen["guidance"]}
         want = await self.model.embed([Prompt(text=prompt, **asked)])
-        avoid = await self.model.embed([Prompt(text=negative or "", absent=negative is None, **asked)])
-        return want, avoid
+        if self.model.defaults.distilled:  # nothing is avoided, and encoding it may cost more than a step
+            return want, want
+        absent = negative is None
+        return want, await self.model.embed(
+            [Prompt(text=negative or "", absent=absent, negative=True, **asked)]
+        )
 
     def guided(self, want: Cond, avoid: Cond) -> Denoise:
         """The guided denoiser of one walk."""
@@ -232,6 +236,10 @@ def plan(
     if task.seed > MAX_SEED - task.count + 1:
         raise InvalidRequest(
             f"seed = {task.seed} is too large for {task.count} pictures that count on from it"
+        )
+    if defaults.distilled and task.negative:
+        raise InvalidRequest(
+            "this model was distilled from one with guidance and has no negative prompt: leave negative out"
         )
     if task.pick is not None and task.pick > task.count:
         raise InvalidRequest(

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from sfumato.condition import Prompt
 from sfumato.engine.run import run
+from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import open_checkpoint
-from sfumato.families.published import load_checkpoint
+from sfumato.families.published import combined, load_checkpoint
 from sfumato.model import Model
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.t5 import T5Tokens
+from sfumato.weights.save import save_tensors
 from sfumato.weights.source import open_source
 from tests.peers.pipelines import Case
-from tests.peers.single_files import PREFIXES, single_file
+from tests.peers.single_files import PREFIXES, places, single_file, tensors
 
 F32 = torch.float32
 
@@ -105,3 +107,18 @@ def test_markers_say_what_a_scheduler_says(case: Case, markers: dict[str, float]
     assert ours.denoiser.prediction.kind == folder.denoiser.prediction.kind == "v"
     close = 0 if case.name == "sdxl ztsnr" else 1e-5  # 0.002 is rounded in the file
     torch.testing.assert_close(latent(ours), latent(folder), rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("case", ["sd3", "flux"], indirect=True)
+def test_split_files_are_one_model(case: Case, tmp_path: Path) -> None:
+    opened_, text = [], {"text": "diffusers", "text_2": "diffusers", "text_3": "diffusers"}
+    for place, part in places(case.peer.folder).items():
+        path = tmp_path / f"{place}.safetensors"
+        save_tensors(path, tensors(part, "", text.get(place, "original"), tmp_path / "scratch.safetensors"))
+        with open_source(path) as source:
+            opened_.append(open_checkpoint(source))
+    whole = combined(opened_[0], opened_[:0:-1])
+    words = T5Tokens.load(case.peer.folder / ("tokenizer_3" if case.name == "sd3" else "tokenizer_2"))
+    assert torch.equal(latent(load_checkpoint(whole, tokens=words)), latent(case.model(F32)))
+    with pytest.raises(WeightsError, match="holds too"):
+        combined(whole, opened_[1:2])
