@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.nn.attention import RMSNorm
+from sfumato.nn.quantized import dtype_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class T5Block(nn.Module):
         normed = self.norm2(x)
         inner = F.gelu(self.gate(normed), approximate="tanh") * self.up(normed)
         # The last product is where float16 overflows and bfloat16 loses most: it may be kept in float32.
-        result: Tensor = x + self.down(inner.to(self.down.weight.dtype)).to(x.dtype)
+        result: Tensor = x + self.down(inner.to(dtype_of(self.down))).to(x.dtype)
         return result
 
 

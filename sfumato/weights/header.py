@@ -77,9 +77,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor in a file: its ``shape``, its ``dtype`` as safetensors names it, and where its bytes lie.
+    """A tensor in a file: its ``shape``, its ``dtype`` as safetensors or ggml names it, and where its bytes lie.
 
-    ``start`` is the offset of its first byte in ``file``, ``bytes`` their number.
+    ``start`` is the offset of its first byte in ``file``, ``bytes`` their number. Values that are read are multiplied
+    by ``scale``, another tensor of one value or of one for each row.
     """
 
     shape: tuple[int, ...]
@@ -87,13 +88,24 @@ class Entry:
     bytes: int
     file: File
     start: int
+    scale: Entry | None = None
+
+    @property
+    def values(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether values have to be computed from what is stored: blocks of a GGUF file, or values with a scale."""
+        return self.dtype not in DTYPES or self.scale is not None
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype as torch has it."""
+        """The dtype of its values as torch has it, float32 where they are computed."""
         import torch
 
-        found: torch.dtype = getattr(torch, DTYPES[self.dtype][0])
+        found: torch.dtype = torch.float32 if self.quantized else getattr(torch, DTYPES[self.dtype][0])
         return found
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from sfumato.errors import WeightsError
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.links import Link, Shape, links, pieces, prove
+from sfumato.weights.quantized import Packed, block_of
+from sfumato.weights.reading import read_raw, read_scale
 from sfumato.weights.source import Source
 
 MOST_THREADS = 4  # more only wait for memory
@@ -22,6 +24,19 @@ FILLS = {getattr(Tensor, name) for name in ("normal_", "uniform_", "fill_", "zer
 
 M = TypeVar("M", bound=nn.Module)
 Policy = torch.dtype | Callable[[str, torch.dtype], torch.dtype] | None
+
+
+class Layers(Protocol):
+    """Makes layers that keep their weights as a file has them (``nn.quantized.quantized``)."""
+
+    def __call__(
+        self, layer: nn.Module, parameter: str, read: Callable[[], Sequence[Packed]], dtype: torch.dtype
+    ) -> nn.Module | None:
+        """The layer in the place of ``layer`` (of the meta device), or None to have its ``parameter`` unpacked.
+
+        ``read`` gives what is packed: rows that follow each other. ``dtype`` is that of the values.
+        """
+        ...
 
 
 class Unfilled(TorchFunctionMode):
@@ -53,6 +68,7 @@ def load_into(
     keep_float32: Iterable[str] = (),
     device: str | torch.device = "cpu",
     finite: bool = False,
+    packed: Layers | None = None,
 ) -> M:
     """The module that ``make`` builds, with the weights of ``source`` in ``layout``, ready to compute.
 
@@ -60,7 +76,9 @@ def load_into(
     no weights (buffers with ``persistent=False``) must be built with ``device="cpu"`` there. ``dtype`` is what
     floating-point weights become: one for all, a function of (our name, dtype in the file), or None to keep the
     file's; names that match a pattern of ``keep_float32`` become float32. Other tensors keep the module's dtype.
-    With ``finite``, NaN and infinity are refused. The result is in evaluation mode and takes no gradients.
+    With ``finite``, NaN and infinity are refused. With ``packed``, matrices that take fewer bytes in the file than
+    in their dtype stay as they are there, in layers that it makes. The result is in evaluation mode and takes no
+    gradients.
 
     Raises WeightsError unless every key of the file is used once, every parameter filled once, and every shape is
     as expected. Besides the weights in their new dtype, a few megabytes are held.
@@ -77,11 +95,14 @@ def load_into(
         filled: dict[str, Tensor] = {}
         for link in found:
             stored = joined_dtype([source[name].torch_dtype for name in link.theirs])
-            for name in link.ours:
-                wanted = _dtype(name, targets[name], stored, dtype, patterns)
+            wide = {name: _dtype(name, targets[name], stored, dtype, patterns) for name in link.ours}
+            if packed is not None and _keep(module, link, targets, source, wide, packed):
+                continue
+            for name, wanted in wide.items():
                 filled[name] = torch.empty(targets[name].shape, dtype=wanted, device=device)
-        _fill_all([(link, [filled[name] for name in link.ours]) for link in found], source, finite)
-        _assign(module, owners, filled)
+        jobs = [(link, [filled[name] for name in link.ours]) for link in found if link.ours[0] in filled]
+        _fill_all(jobs, source, finite)
+        _assign(module, [(names, tensor) for names, tensor in owners if names[0] in filled], filled)
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if tensor.is_meta:
                 raise WeightsError(
@@ -111,6 +132,55 @@ def _fill_all(jobs: Sequence[tuple[Link, Sequence[Tensor]]], source: Source, fin
         torch.set_num_threads(threads)
 
 
+def _keep(
+    module: nn.Module,
+    link: Link,
+    targets: dict[str, Tensor],
+    source: Source,
+    wide: dict[str, torch.dtype],
+    packed: Layers,
+) -> bool:
+    """Put layers with packed weights into ``module`` for the parameter of ``link``; False to have it unpacked."""
+    name = link.ours[0]
+    target = targets[name]
+    shapes = link.their_shapes([tuple(target.shape)]) if len(link.ours) == 1 else ()
+    rows = target.ndim == 2 and not link.transposed and target.numel() > 0
+    held = sum(source[each].bytes for each in link.theirs)
+    if not shapes or not rows or held >= target.numel() * wide[name].itemsize:
+        return False
+    inner = target.shape[1]
+    if any(inner % block_of(source[each].dtype)[0] for each in link.theirs):
+        return False  # blocks run over the ends of rows, as in kernels that were flattened
+
+    def read() -> list[Packed]:
+        sizes = [source[each].values for each in link.theirs]
+        parts = sorted(pieces(link, [target.numel()], sizes), key=lambda piece: piece[3])
+        return [
+            _packed_rows(link.theirs[which], source, first // inner, count // inner, inner)
+            for which, first, _, _, count in parts
+        ]
+
+    place, _, parameter = name.rpartition(".")
+    made = packed(module.get_submodule(place), parameter, read, wide[name]) if place else None
+    if made is None:
+        return False
+    module.set_submodule(place, made)
+    return True
+
+
+def _packed_rows(name: str, source: Source, first: int, count: int, inner: int) -> Packed:
+    """``count`` rows of ``inner`` values of the tensor ``name`` as they are in the file, from the row ``first`` on."""
+    entry = source[name]
+    values, size = block_of(entry.dtype)
+    width = inner // values * size
+    raw = torch.empty(count, width, dtype=torch.uint8)
+    read_raw(name, entry, raw, first=first * width)
+    scale = read_scale(name, entry)
+    return Packed(
+        entry.dtype, raw, scale if scale is None or len(scale) == 1 else scale[first : first + count]
+    )
+
+
 def check_shapes(found: Iterable[Link], shapes: dict[str, Shape], source: Source) -> None:
     """Raise WeightsError, with the first ten, unless the tensors of ``source`` have the shapes that ours ask for."""
     faults = []
@@ -135,7 +205,7 @@ def fill(link: Link, tensors: Sequence[Tensor], source: Source, *, finite: bool 
         tensors[0].copy_(whole.T)
         return
     flat = [tensor.view(-1) for tensor in tensors]
-    sizes = [source[name].bytes // source[name].torch_dtype.itemsize for name in link.theirs]
+    sizes = [source[name].values for name in link.theirs]
     for which, first, mine, at, count in pieces(link, [len(each) for each in flat], sizes):
         source.read_into(link.theirs[which], flat[mine][at : at + count], first=first, finite=finite)
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Self
 
 from sfumato.errors import WeightsError
 from sfumato.weights.folder import MODEL_INDEX, PICKLED, SAFE, Choice, choose, inside, read_index, read_json
-from sfumato.weights.header import MAX_TENSORS, Entry, read_header, short
+from sfumato.weights.gguf import GGUF, read_gguf
+from sfumato.weights.header import MAX_TENSORS, Entry, File, read_header, short
+from sfumato.weights.scaled import folded
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +33,9 @@ class Source:
     """Tensors by name, where they came from, and what is told beside them.
 
     ``metadata`` are the texts of the files' headers, ``config`` is a component's ``config.json`` (empty if it has
-    none; of a whole folder: ``model_index.json``), ``parts`` are a whole folder's components by name. ``close``
-    removes the temporary copy that a pickled file was read through; other sources keep nothing open.
+    none; of a whole folder: ``model_index.json``), ``parts`` are a whole folder's components by name. ``notes`` say
+    what of the files is not used. ``close`` removes the temporary copy that a pickled file was read through; other
+    sources keep nothing open.
     """
 
     path: Path
@@ -41,11 +44,17 @@ class Source:
     config: Mapping[str, object] = field(default_factory=dict)
     parts: Mapping[str, Source] = field(default_factory=dict)
     closing: tuple[Callable[[], object], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors, sorted."""
         return tuple(sorted({entry.file.path for entry in self.entries.values()}))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether a tensor is stored in fewer bits than its values are computed in, or with a scale."""
+        return any(entry.quantized or entry.dtype.startswith("F8_") for entry in self.entries.values())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -60,7 +69,7 @@ class Source:
             raise WeightsError(f"{self.path} has no tensor {name!r}") from None
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor ``name``, newly allocated, in ``dtype`` (by default as stored)."""
+        """The tensor ``name``, newly allocated, in ``dtype`` (by default as stored, float32 if it is packed)."""
         import torch
 
         from sfumato.weights.reading import read_into
@@ -90,8 +99,13 @@ class Source:
         return replace(self, entries=found, parts={})
 
     def hash(self) -> str:
-        """The sha256 of the file; of several files, that of the lines ``<sha256>  <name in the folder>``."""
+        """The sha256 of the file; of several files, that of the lines ``<sha256>  <name in the folder>``.
+
+        WeightsError if a file is gone, or was changed since it was opened.
+        """
         files = self.files
+        for file in {entry.file.path: entry.file for entry in self.entries.values()}.values():
+            check_unchanged(file)
         if len(files) == 1:
             return sha256(files[0])
         lines = [f"{sha256(file)}  {_relative(file, self.path)}\n" for file in files]
@@ -113,15 +127,21 @@ def open_source(path: str | Path, *, variant: str | None = None, allow_pickle: b
     """Open the weights at ``path``: a file, an index of shards, a component's folder, a whole diffusers folder.
 
     ``variant`` ("fp16") picks among the sets of a folder. A pickled file is opened only with ``allow_pickle``, and
-    then read in a process of its own (``pickled.unpickle``). Raises WeightsError that says what was looked for.
+    then read in a process of its own (``pickled.unpickle``). Packed tensors (GGUF, 8-bit floats with scales) have the
+    names and shapes of their values. Raises WeightsError that says what was looked for.
     """
+    return _folded(_open(path, variant, allow_pickle))
+
+
+def _open(path: str | Path, variant: str | None, allow_pickle: bool) -> Source:
+    """The source at ``path`` with its tensors as the files name them."""
     place = Path(path)
     try:
         if place.is_dir():
             return _open_folder(place, variant, allow_pickle)
         if not place.is_file():
             raise WeightsError(
-                f"there are no weights at {place}: neither a file nor a folder (wanted: {', '.join(SAFE)}, "
+                f"there are no weights at {place}: neither a file nor a folder (wanted: {', '.join((*SAFE, *GGUF))}, "
                 "an index of shards, or a folder as diffusers and transformers write them)"
             )
     except (OSError, ValueError) as error:
@@ -129,6 +149,13 @@ def open_source(path: str | Path, *, variant: str | None = None, allow_pickle: b
     if place.name.endswith(".json"):
         return _open_choice(place, read_index(place), allow_pickle)
     return _open_file(place, allow_pickle)
+
+
+def _folded(source: Source) -> Source:
+    """``source`` with scales in the entries of what they scale, in its parts too."""
+    parts = {name: _folded(part) for name, part in source.parts.items()}
+    entries, notes = folded(source.entries)
+    return replace(source, entries=entries, parts=parts, notes=notes)
 
 
 def join(parts: Mapping[str, Source], path: Path | None = None) -> Source:
@@ -149,7 +176,8 @@ def join(parts: Mapping[str, Source], path: Path | None = None) -> Source:
         metadata = {**part.metadata, **metadata}
     first = path or next((part.path for part in parts.values()), Path())
     closing = tuple(action for part in parts.values() for action in part.closing)
-    return Source(first, entries, metadata, parts=dict(parts), closing=closing)
+    notes = tuple(dict.fromkeys(note for part in parts.values() for note in part.notes))
+    return Source(first, entries, metadata, parts=dict(parts), closing=closing, notes=notes)
 
 
 def sha256(path: Path) -> str:
@@ -161,6 +189,16 @@ def sha256(path: Path) -> str:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}") from error
 
 
+def check_unchanged(file: File) -> None:
+    """Raise WeightsError if ``file`` is not what it was when its header was read."""
+    try:
+        status = file.path.stat()
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights {file.path}: {error.strerror or error}") from error
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.changed):
+        raise WeightsError(f"the weights {file.path} were changed since they were opened")
+
+
 def _open_file(path: Path, allow_pickle: bool) -> Source:
     """The source of one file, by its name's ending."""
     if path.name.endswith(PICKLED):
@@ -169,12 +207,12 @@ def _open_file(path: Path, allow_pickle: bool) -> Source:
         copy = unpickle(path, allow=allow_pickle)
         source = _open_file(copy.path, False)
         return replace(source, path=path, closing=(copy.close,))
-    if not path.name.endswith(SAFE):
+    if not path.name.endswith((*SAFE, *GGUF)):
         raise WeightsError(
-            f"{path} does not end in {', '.join(SAFE)} (or, with permission, {', '.join(PICKLED)}); "
+            f"{path} does not end in {', '.join((*SAFE, *GGUF))} (or, with permission, {', '.join(PICKLED)}); "
             "other formats are not read"
         )
-    header = read_header(path)
+    header = read_gguf(path) if path.name.endswith(GGUF) else read_header(path)
     return Source(path, _unwrapped(header.entries), header.metadata)
 
 

@@ -271,12 +271,12 @@ def test_a_file_that_is_truncated_within_a_read_is_an_error(
 
 def test_what_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("x")
-    (tmp_path / "x.gguf").write_text("x")
+    (tmp_path / "x.onnx").write_text("x")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for path, why in [
         (tmp_path / "none.safetensors", "neither a file nor a folder"),
         (tmp_path / "pipe.safetensors", "neither a file nor a folder"),
-        (tmp_path / "x.gguf", "does not end in .safetensors"),
+        (tmp_path / "x.onnx", "does not end in .safetensors"),
         (Path("a\0b"), "neither a file nor a folder"),
     ]:
         with pytest.raises(WeightsError, match=why):
