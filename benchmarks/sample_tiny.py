@@ -81,7 +81,7 @@ def our_sampler(net: torch.nn.Module, steps: int) -> Callable[[], Tensor]:
     denoiser = Denoiser(net, linear(), prediction("eps"))
     model = Model(
         name="tiny",
-        hash="0" * 64,
+        identity="0" * 64,
         denoiser=denoiser,
         codec=Identity(SHAPE),
         conditioner=lambda prompts: Cond(),

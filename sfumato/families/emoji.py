@@ -96,7 +96,7 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
 
     return Model(
         name="emoji",
-        hash=model_hash(hashes),
+        identity=model_hash(hashes),
         denoiser=net,
         codec=Latent(autoencoder, mean, std),
         conditioner=conditioner(text),

@@ -207,7 +207,7 @@ def mixture(
     held = (network.means, network.axes, network.spread, network.logits)
     return Model(
         name="gaussian",
-        hash=hashlib.sha256(b"".join(part.numpy().tobytes() for part in held)).hexdigest(),
+        identity=hashlib.sha256(b"".join(part.numpy().tobytes() for part in held)).hexdigest(),
         denoiser=Denoiser(network, schedule, prediction(kind), clock="level"),
         codec=Identity(shape),
         conditioner=_conditioner([str(k) for k in range(len(means))] if names is None else names, len(means)),

@@ -99,7 +99,7 @@ class PreparedDenoiser:
         self.denoiser.eval()
         model = Model(
             name="emoji",
-            hash="0" * 64,
+            identity="0" * 64,
             denoiser=self.denoiser,
             codec=self.codec,
             conditioner=family.conditioner(self.text),

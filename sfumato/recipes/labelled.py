@@ -141,7 +141,7 @@ class PreparedLabelled:
         )
         return Model(
             name="digits",
-            hash="0" * 64,
+            identity="0" * 64,
             denoiser=self.denoiser,
             codec=Pixels(1, self.side, self.side),
             conditioner=by_label(self.names),

@@ -127,7 +127,7 @@ def bundle(net: nn.Module, schedule=None, kind: str = "flow", clock: str = "thou
     """``net`` as a model on latents of any size, decoded by nothing."""
     return Model(
         name="random",
-        hash="",
+        identity="",
         denoiser=Denoiser(net, schedule or Flow(), prediction(kind), clock=clock),
         codec=Identity((4, 8, 8)),
         conditioner=words,
