@@ -8,6 +8,7 @@ from sfumato.adapters.apply import Applied, apply
 from sfumato.adapters.names import Network
 from sfumato.adapters.place import Placed, Strength, place
 from sfumato.adapters.read import Adapter, Layer, describe, load_adapter
+from sfumato.adapters.write import metadata_for, save_adapter, trained
 
 __all__ = [
     "Adapter",
@@ -19,5 +20,8 @@ __all__ = [
     "apply",
     "describe",
     "load_adapter",
+    "metadata_for",
     "place",
+    "save_adapter",
+    "trained",
 ]

@@ -257,7 +257,7 @@ class Lokr:
         """``alpha / R  w1 (x) w2``."""
         first, second = (_factor(factor) for factor in (self.first, self.second))
         first = first.flatten(1).view(*first.shape[:2], *[1] * (second.ndim - 2))
-        return (torch.kron(first, second) * self.scale).reshape(weight.shape)
+        return (torch.kron(first, second.contiguous()) * self.scale).reshape(weight.shape)
 
     def take(self, rows: Tensor) -> Lokr:
         """All rows in their order: others are no Kronecker product."""
