@@ -25,7 +25,7 @@ from sfumato.text.prompt.parts import (
 
 NAME = "compel"
 _SWAP = re.compile(r"\.swap\s*\(")
-_COMMA = re.compile(r",(?=\S)")
+_COMMA = re.compile(r",(\S)")
 _SHOWN = re.compile(r'\\++([()"])')  # however many backslashes: compel unescapes a text more than once
 _CALL = re.compile(r"\.(and|add|blend)[ \t\n\r]*+\(([^()]*+)\)")
 _OPENS = re.compile(r"[ \t\n\r]*+\.(and|add|blend)[ \t\n\r]*+\(")
@@ -51,7 +51,7 @@ def _read(text: str) -> tuple[tuple[Words, ...], tuple[Adapter, ...]]:
         raise InvalidRequest(
             "compel's .swap edits attention maps and is not read here; write the prompt without it"
         )
-    grammar = Grammar(_COMMA.sub(", ", _OTHER_SPACE.sub(" ", text)))
+    grammar = Grammar(_COMMA.sub(r", \1", _OTHER_SPACE.sub(" ", text)))
     adapters: list[Adapter] = []
     start = _skip_adapters(grammar, 0)
     called = _call(grammar, grammar.skip[0], adapters) or _call(grammar, start, adapters, only="blend")
