@@ -233,6 +233,9 @@ def plan(
     InvalidRequest for names, numbers and combinations that cannot be, with the reason.
     """
     defaults = model.defaults
+    for name in (type(task).__name__.lower(), *(["text2image"] if isinstance(task, Sized) else [])):
+        if name in model.refused:
+            raise InvalidRequest(model.refused[name])
     if task.seed > MAX_SEED - task.count + 1:
         raise InvalidRequest(
             f"seed = {task.seed} is too large for {task.count} pictures that count on from it"

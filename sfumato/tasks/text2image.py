@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from sfumato.errors import InvalidRequest
 from sfumato.tasks.canvas import parse_size, to_bytes
 from sfumato.tasks.sampling import CONFIG, MAX_PROMPT, Prompted, Sized, one_by_one, plan
 
@@ -26,8 +25,6 @@ class Text2Image(Sized, Prompted):
         ``model`` is a sfumato Model; the result is a tasks.task.Result. InvalidRequest for a name or a size
         that the model does not have, for a guide that does not go with the rest, and for a model of another task.
         """
-        if "text2image" in model.refused:
-            raise InvalidRequest(model.refused["text2image"])
         to = plan(self, model, self.sides(model.defaults))
         if to.split:
             return await one_by_one(self, model)
