@@ -39,6 +39,7 @@ class Family:
 
     What the shapes of a single file do not tell: ``heads`` is how many heads its U-Net's attention has at every
     level, 0 for 64 channels a head; ``quick`` names the places of the text encoders with OpenAI's quick GELU.
+    ``words`` is the folder of T5's vocabulary.
 
     ``by_size`` chooses the shift of a rectified flow by the number of patches. ``latent`` is how many channels of
     the denoiser's input are the picture itself; where there are more, something is laid beside it. ``refused`` says
@@ -62,6 +63,7 @@ class Family:
     latent: int = 4
     refused: str = ""
     variant: str = ""
+    words: str = ""
 
 
 BESIDE: dict[tuple[str, int], str] = {

@@ -95,6 +95,7 @@ SD3 = Family(
     defaults=_SD3,
     condition=sd3_condition,
     quick=("text",),
+    words="tokenizer_3",
     latent=16,
 )
 SD35_LARGE = replace(
@@ -125,6 +126,7 @@ SCHNELL = Family(
     defaults=replace(_FLUX, steps=4, guidance=1.0, distilled=False),
     condition=flux_condition,
     quick=("text",),
+    words="tokenizer_2",
     latent=16,
 )
 FLUX = replace(SCHNELL, variant="", title="FLUX.1", fits=is_kind("flux"), defaults=_FLUX, by_size=True)

@@ -85,7 +85,9 @@ def load_checkpoint(
     _check_parts(checkpoint, kind)
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
-    words = (tokens or _tokens(checkpoint)) if "text_3" in parts else None
+    words = None
+    if "text_3" in parts:
+        words = tokens or T5Tokens.load(checkpoint.source.path / kind.words)
     nets: dict[str, Any] = {
         place: load_into(part.make, part.source, part.table, part.layout, dtype=dtype, device=device)
         for place, part in parts.items()
@@ -182,15 +184,6 @@ def _completed(part: Part, place: str, kind: Family) -> Part:
     if isinstance(part.config, ClipConfig):
         return replace(part, config=replace(part.config, quick=place in kind.quick))
     return part
-
-
-def _tokens(checkpoint: Checkpoint) -> T5Tokens:
-    """T5's vocabulary in a diffusers folder."""
-    for name in ("tokenizer_3", "tokenizer_2", "tokenizer"):
-        folder = checkpoint.source.path / name
-        if any((folder / file).is_file() for file in ("spiece.model", "tokenizer.json")):
-            return T5Tokens.load(folder)
-    return T5Tokens.load(checkpoint.source.path / "tokenizer_3")
 
 
 def _defaults(kind: Family, parts: Mapping[str, Part], asked: Process) -> Defaults:

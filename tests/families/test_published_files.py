@@ -29,10 +29,9 @@ F32 = torch.float32
 
 def opened(path: Path, case: Case, **options: Any) -> Model:
     """Our model of a file, with T5's vocabulary from the folder, since files have none."""
-    words = next((case.peer.folder / n for n in ("tokenizer_3", "tokenizer_2")), None)
-    tokens = (
-        T5Tokens.load(words) if case.name.startswith(("sd3", "flux", "schnell", "fill")) and words else None
-    )
+    words = {"sd3": "tokenizer_3", "flux": "tokenizer_2", "schnell": "tokenizer_2", "fill": "tokenizer_2"}
+    place = words.get(case.name.split(".")[0].split()[0])
+    tokens = T5Tokens.load(case.peer.folder / place) if place else None
     with open_source(path) as source:
         return load_checkpoint(open_checkpoint(source), dtype=F32, tokens=tokens, **options)
 
