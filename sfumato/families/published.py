@@ -140,8 +140,8 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
         )
     scale = float(told.get("scaling_factor") or scale)  # type: ignore[arg-type]
     shift = float(told.get("shift_factor") or (0.0 if "scaling_factor" in told else shift))  # type: ignore[arg-type]
-    exact = {"dtype": torch.float64}
-    return Latent(network, torch.tensor([shift], **exact), torch.tensor([1 / scale], **exact))
+    mean, std = (torch.tensor([value], dtype=torch.float64) for value in (shift, 1 / scale))
+    return Latent(network, mean, std)
 
 
 def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint:
