@@ -21,6 +21,7 @@ from sfumato.errors import WeightsError
 from sfumato.weights.header import Entry, File
 
 _THREAD = threading.local()
+RUN = 2**17  # values in float32 that stay in a core's second cache
 PIECE = 2**21  # bytes: stays in the cache of a core, and is long enough that calls cost nothing
 
 
@@ -53,9 +54,20 @@ def read_into(name: str, entry: Entry, out: Tensor, *, first: int = 0, finite: b
                     f"the weights {entry.file.path} are damaged: {name} holds bytes beside 0 and 1"
                 )
             if not direct:
-                target.copy_(piece)
+                _convert(target, piece)
             if finite and not is_finite(target):
                 raise _unsound(name, entry.file)
+
+
+def _convert(target: Tensor, piece: Tensor) -> None:
+    """Copy ``piece`` into ``target``; float16 to bfloat16 by way of float32, which is twice as fast and the same."""
+    if (piece.dtype, target.dtype, target.device.type) != (torch.float16, torch.bfloat16, "cpu"):
+        target.copy_(piece)
+        return
+    wide = torch.empty(min(RUN, piece.numel()), dtype=torch.float32)
+    for at in range(0, piece.numel(), RUN):
+        part = piece[at : at + RUN]
+        target[at : at + RUN].copy_(wide[: part.numel()].copy_(part))
 
 
 def _scratch() -> Tensor:

@@ -217,3 +217,11 @@ def test_nothing_is_replaced_and_refusals_are_sentences(tmp_path: Path) -> None:
             convert(source, tmp_path / "file", "original")
         with pytest.raises(OutputError, match="not a folder"):
             convert(source, tmp_path / "none" / "folder", "diffusers")
+
+
+def test_every_float16_becomes_bfloat16_as_torch_does(tmp_path: Path) -> None:
+    values = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16).repeat(5)
+    save_tensors(tmp_path / "all.safetensors", {"all": values})
+    with open_source(tmp_path / "all.safetensors") as source:
+        got = source.read("all", torch.bfloat16)
+    torch.testing.assert_close(got, values.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
