@@ -56,8 +56,7 @@ def test_any_bytes_are_unpacked_as_the_package_does(kind: str) -> None:
     size = BLOCKS[kind][1] if kind in BLOCKS else 64
     raw = np.random.default_rng(1).integers(0, 256, (5, 3 * size), dtype=np.uint8)
     with np.errstate(all="ignore"):  # scales of NaN and infinity are among them
-        theirs = dequantize(raw, Kind[kind])
-    assert same_bits(unpacked(kind, torch.from_numpy(raw)), theirs)
+        assert same_bits(unpacked(kind, torch.from_numpy(raw)), dequantize(raw, Kind[kind]))
 
 
 # gguf.quants.quantize has no writer for the K types; tests below pack those from drawn bytes.
