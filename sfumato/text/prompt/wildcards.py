@@ -2,7 +2,7 @@ r"""Prompts drawn from patterns, by a seed: ``{a|b}``, ``{2$$a|b|c}``, ``{0.5::a
 
 ::
 
-    {a|b|c}                 one of three; an option may be empty, or a pattern
+    {a|b|c}                 one of three, without spaces around; an option may be empty, or a pattern
     {2::a|b}                a twice as often as b
     {2$$a|b|c}              two different ones, ", " between; {1-2$$...} one or two, {-2$$...}, {1-$$...}
     {2$$ and $$a|b|c}       two with " and " between
@@ -126,12 +126,18 @@ def _choice(options: list[list[str | Name | Choice]], whole: str) -> Choice:
             raise InvalidRequest(f"{shown(whole)} takes {low} at least and {limit} at most")
         between = told[4] if told[4] is not None else between
         first[0] = first[0][told.end() :]
+        if not first[0] and len(first) > 1:
+            del first[0]
     shares = []
     for option in options:
+        if option and isinstance(option[0], str):
+            option[0] = option[0].lstrip()
+        if option and isinstance(option[-1], str):
+            option[-1] = option[-1].rstrip()
         share = _SHARE.match(option[0]) if option and isinstance(option[0], str) else None
         shares.append(float(share[1]) if share else 1.0)
         if share:
-            option[0] = str(option[0])[share.end() :]
+            option[0] = str(option[0])[share.end() :].lstrip()
     if not 0 < sum(shares) < float("inf"):
         raise InvalidRequest(f"the weights in {shown(whole)} must be finite and not all 0")
     return Choice(tuple(map(tuple, options)), tuple(shares), low, limit, between)

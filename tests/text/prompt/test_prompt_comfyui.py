@@ -1,4 +1,4 @@
-"""ComfyUI's dialect: weights derived by hand from its grammar; neighbours stay apart, since they are tokenised apart."""
+"""ComfyUI's dialect: weights derived by hand from its grammar; neighbours stay apart, as they are tokenised apart."""
 
 from __future__ import annotations
 
