@@ -22,7 +22,9 @@ MODELS = {"sd1": ("",), "sd2": ("open",), "sdxl": ("", "open"), "sd3": ("", "ope
 @click.option("--model", default="sd1", show_default=True, help=", ".join(MODELS))
 @click.option("--seed", type=int, help="draw {a|b} and __list__ first, by this seed")
 @click.option("--wildcards", type=click.Path(), help="the folder of the lists that __list__ names")
-@click.option("--all", "limit", type=int, help="print the first so many prompts that {a|b} and __list__ can become")
+@click.option(
+    "--all", "limit", type=int, help="print the first so many prompts that {a|b} and __list__ can become"
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def command(
     text: str,
@@ -134,7 +136,9 @@ def show(told: dict[str, Any], steps: int, colour: bool) -> None:
                 weight = "" if section["weight"] == 1 else f" weight {section['weight']:g}"
                 for row in section["rows"]:
                     row_number += 1
-                    click.echo(f"({number}){share} row {row_number}, {len(row)} of 75 tokens{weight}: ", nl=False)
+                    click.echo(
+                        f"({number}){share} row {row_number}, {len(row)} of 75 tokens{weight}: ", nl=False
+                    )
                     click.echo(" ".join(_token(t["token"], t["weight"], colour) for t in row))
             if words["dropped"]:
                 click.echo(f"({number}) {words['dropped']} more tokens are not read")
@@ -151,4 +155,6 @@ def _token(token: str, weight: float, colour: bool) -> str:
     if not colour:
         return text
     depth = round(200 * min(abs(weight - 1), 1))
-    return click.style(text, fg=(255, 200 - depth, 200 - depth) if weight > 1 else (200 - depth, 200 - depth, 255))
+    return click.style(
+        text, fg=(255, 200 - depth, 200 - depth) if weight > 1 else (200 - depth, 200 - depth, 255)
+    )

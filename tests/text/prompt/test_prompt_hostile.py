@@ -17,8 +17,39 @@ from sfumato.text.prompt.parts import bare
 from sfumato.text.prompt.schedule import timeline
 from sfumato.text.prompt.wildcards import draw
 
-MARKS = ["(", ")", "[", "]", ":", "|", "\\", "1.2", ":0.5]", ":1.3)", "AND", "BREAK", " ", "a", "cat", '"', "+", "--"]
-MARKS += [",", ".", "<lora:x:1>", "embedding:x", "\n", ".and(", ".blend(1,2)", "1e999", "withLora(x)", "日", "\x00"]
+MARKS = [
+    "(",
+    ")",
+    "[",
+    "]",
+    ":",
+    "|",
+    "\\",
+    "1.2",
+    ":0.5]",
+    ":1.3)",
+    "AND",
+    "BREAK",
+    " ",
+    "a",
+    "cat",
+    '"',
+    "+",
+    "--",
+]
+MARKS += [
+    ",",
+    ".",
+    "<lora:x:1>",
+    "embedding:x",
+    "\n",
+    ".and(",
+    ".blend(1,2)",
+    "1e999",
+    "withLora(x)",
+    "日",
+    "\x00",
+]
 TEXT = st.one_of(
     st.lists(st.sampled_from(MARKS), max_size=16).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=24),
@@ -67,8 +98,39 @@ def lines(call: Callable[[], Any]) -> int:
     return count
 
 
-REPEATED = ["(", "[", ")", "]", "(a", "(a)", "[a:", "[a|", "[a:1]", "(a:1)", ":1.2)", ":", "a AND ", "a BREAK ", "\\"]
-REPEATED += ['"', '\\"', '"a" ', "+", "a+ ", "(a)+ ", "withLora(a)", "<a:", "<lora:a:1>", "1", "a b", ".and(", ",", "embedding:a "]
+REPEATED = [
+    "(",
+    "[",
+    ")",
+    "]",
+    "(a",
+    "(a)",
+    "[a:",
+    "[a|",
+    "[a:1]",
+    "(a:1)",
+    ":1.2)",
+    ":",
+    "a AND ",
+    "a BREAK ",
+    "\\",
+]
+REPEATED += [
+    '"',
+    '\\"',
+    '"a" ',
+    "+",
+    "a+ ",
+    "(a)+ ",
+    "withLora(a)",
+    "<a:",
+    "<lora:a:1>",
+    "1",
+    "a b",
+    ".and(",
+    ",",
+    "embedding:a ",
+]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -89,7 +151,9 @@ def test_a_hundred_thousand_brackets(dialect: str) -> None:
             assert "not a finite number" in str(error)
 
 
-@pytest.mark.parametrize("prompt", ["(a:" + "1" * 20_000 + "x", "a" + " " * 20_000 + "b BREAK", ":" + " " * 20_000 + "a"])
+@pytest.mark.parametrize(
+    "prompt", ["(a:" + "1" * 20_000 + "x", "a" + " " * 20_000 + "b BREAK", ":" + " " * 20_000 + "a"]
+)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_patterns_do_not_go_back_and_forth(prompt: str, dialect: str) -> None:
     # Quadratic backtracking would make this four hundred million steps.
@@ -106,7 +170,13 @@ def test_lone_surrogates_are_refused_where_tokens_are_made() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["{", "}", "|", "$$", "2", "1-2$$", "0.5::", "::", "a", " ", "\\{", "__x__", "__", "${"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["{", "}", "|", "$$", "2", "1-2$$", "0.5::", "::", "a", " ", "\\{", "__x__", "__", "${"]
+        )
+    )
+)
 def test_patterns_are_drawn_or_refused(pieces: list[str]) -> None:
     try:
         first = draw("".join(pieces), 5, lambda _: ["p", "{q|r}"])

@@ -78,7 +78,12 @@ def test_a_seed_is_the_same_prompt_in_every_version() -> None:
     first = hashlib.sha256(b"sfumato prompt 7 0").digest()
     index = int((int.from_bytes(first[:8], "big") >> 11) / 2**53 * 5)
     assert draw("{a|b|c|d|e}", 7) == "abcde"[index]
-    assert [draw("{a|b|c|d} {1-3$$x|y|z}", seed) for seed in range(4)] == ["c z", "b y, z", "b y, z, x", "b y"]
+    assert [draw("{a|b|c|d} {1-3$$x|y|z}", seed) for seed in range(4)] == [
+        "c z",
+        "b y, z",
+        "b y, z, x",
+        "b y",
+    ]
 
 
 @given(st.integers(0, 2**63 - 1))
