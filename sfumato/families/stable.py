@@ -52,12 +52,17 @@ def sd1_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     return rules.sd(Clip(kit.nets["text"]), [p.text for p in prompts])
 
 
+CUT = 23
+"""Blocks of OpenCLIP-H without the one that is not read: so some converters write even the original layout."""
+
+
 def sd2_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """OpenCLIP's encoder, penultimate states, normed; rows padded with token 0.
 
     transformers' files leave the last block out; the original ones have it, and it is not read.
     """
-    skip = 1 if kit.parts["text"].layout == "original" else 0
+    part = kit.parts["text"]
+    skip = 1 if part.layout == "original" and part.config.layers != CUT else 0
     return rules.sd(Clip(kit.nets["text"], pad=rules.OPEN_PAD, skip=skip), [p.text for p in prompts])
 
 
