@@ -111,9 +111,9 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    for own in settings.values():
+    for told in settings.values():
         write_bytes(
-            folder / PEFT_CONFIG, (json.dumps({"peft_type": "LORA", **own}, indent=2) + "\n").encode()
+            folder / PEFT_CONFIG, (json.dumps({"peft_type": "LORA", **told}, indent=2) + "\n").encode()
         )
     return save_tensors(folder / "adapter_model.safetensors", tensors, metadata=texts)
 

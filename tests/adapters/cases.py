@@ -154,7 +154,9 @@ def flux_theirs(net: nn.Module, draw: Callable[..., Tensor]) -> Tensor:
 
 def flux_ours(net: nn.Module, draw: Callable[..., Tensor]) -> Tensor:
     x, tokens, vector = draw(2, 16, 8, 8), draw(2, 5, 20), draw(2, 12)
-    return net(x, torch.tensor([1.0, 4.0]), tokens=tokens, vector=vector, guidance=torch.tensor([0.001, 0.003]))
+    return net(
+        x, torch.tensor([1.0, 4.0]), tokens=tokens, vector=vector, guidance=torch.tensor([0.001, 0.003])
+    )
 
 
 CASES: dict[str, Case] = {

@@ -62,10 +62,10 @@ def equal(case: str, path: Path, *, atol: float = 1e-5) -> Tensor:
 
 
 def chosen(case: str) -> dict[str, nn.Module]:
-    """Layers that diffusers' loaders reach: of a U-Net one in four, all of a transformer, and an encoder's blocks."""
+    """Layers that diffusers' loaders reach: of a U-Net one in nine and some kernels, all of a transformer, and an encoder's blocks."""
     found = files.layers(theirs(case))
     if case in ("sd1", "sdxl"):
-        return {k: v for n, (k, v) in enumerate(found.items()) if n % 4 == 0 or "conv" in k and n % 2}
+        return {k: v for n, (k, v) in enumerate(found.items()) if n % 9 == 0 or ("conv" in k and n % 8 == 1)}
     return {k: v for k, v in found.items() if case != "clip" or ".layers." in k}
 
 
@@ -190,8 +190,9 @@ def original(shapes: dict[str, tuple[int, int]], algorithm: str = "lora") -> dic
 def test_kohya_layout_of_flux(tmp_path: Path) -> None:
     path = files.written(
         tmp_path / "a.safetensors",
-        # Diffusers cuts linear1 at the published model's widths, so that of a small one it cannot read.
-        original({k: v for k, v in FLUX_ORIGINAL.items() if not k.endswith("linear1")}),
+        # diffusers 0.42 cuts linear1 at the published widths, so it cannot read a small one, and it loses what does
+        # not lie in a block (img_in, time_in, ...): it names them without "transformer." and then passes them over.
+        original({k: v for k, v in FLUX_ORIGINAL.items() if "blocks" in k and not k.endswith("linear1")}),
         lambda n: "lora_unet_" + n.replace(".", "_"),
         files.LYCORIS,
     )
@@ -220,7 +221,9 @@ SGM = {
     "input_blocks.4.0.out_layers.3": "down_blocks.1.resnets.0.conv2",
     "input_blocks.4.1.proj_in": "down_blocks.1.attentions.0.proj_in",
     "input_blocks.5.1.transformer_blocks.1.attn2.to_k": "down_blocks.1.attentions.1.transformer_blocks.1.attn2.to_k",
-    "input_blocks.8.1.transformer_blocks.0.ff.net.0.proj": "down_blocks.2.attentions.1.transformer_blocks.0.ff.net.0.proj",
+    "input_blocks.8.1.transformer_blocks.0.ff.net.0.proj": (
+        "down_blocks.2.attentions.1.transformer_blocks.0.ff.net.0.proj"
+    ),
     "middle_block.1.transformer_blocks.1.attn1.to_out.0": "mid_block.attentions.0.transformer_blocks.1.attn1.to_out.0",
     "middle_block.0.in_layers.2": "mid_block.resnets.0.conv1",
     "output_blocks.0.1.transformer_blocks.0.attn1.to_q": "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
