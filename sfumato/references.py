@@ -36,6 +36,31 @@ PAPERS: dict[str, Paper] = {
         2021,
         "2010.02502",
     ),
+    "meng2021sdedit": Paper(
+        "Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and "
+        "Ermon, Stefano",
+        "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+        2021,
+        "2108.01073",
+    ),
+    "bartal2023multidiffusion": Paper(
+        "Bar-Tal, Omer and Yariv, Lior and Lipman, Yaron and Dekel, Tali",
+        "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation",
+        2023,
+        "2302.08113",
+    ),
+    "shoemake1985slerp": Paper(
+        "Shoemake, Ken",
+        "Animating rotation with quaternion curves",
+        1985,
+        "SIGGRAPH Computer Graphics 19(3)",
+    ),
+    "gortler1996lumigraph": Paper(
+        "Gortler, Steven J. and Grzeszczuk, Radek and Szeliski, Richard and Cohen, Michael F.",
+        "The Lumigraph",
+        1996,
+        "SIGGRAPH",
+    ),
     "song2021sde": Paper(
         "Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and Ermon, Stefano "
         "and Poole, Ben",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,13 +77,13 @@ def choices(words: Sequence[str]) -> list[Choice]:
         recipe = read_recipe(Path(rest[0]))
         return of_request(recipe.model, {k: str(v) for k, v in recipe.arguments.items() if v is not None})
     if rest[0] in COMMANDS:
-        if rest[0] != "generate":
+        module, name = COMMANDS[rest[0]][0].split(":")
+        if module not in ("sfumato.cli.generate", "sfumato.cli.tasks"):
             raise InvalidRequest(
-                f"`sfumato {rest[0]}` makes no pictures; the command line to cite is a generate"
+                f"`sfumato {rest[0]}` makes no pictures; the command line to cite is a generate, or an edit"
             )
-        from sfumato.cli.generate import command as generate
-
-        given = generate.make_context("generate", rest[1:], resilient_parsing=True).params
+        making: click.Command = getattr(importlib.import_module(module), name)
+        given = making.make_context(rest[0], rest[1:], resilient_parsing=True).params
         return of_request(
             str(given["model"] or "emoji"), {k: str(v) for k, v in given.items() if v is not None}
         )

@@ -45,9 +45,9 @@ def _option(field: dataclasses.Field[Any], kind: type[Any]) -> Callable[[Any], A
         name,
         field.name,
         type=kind if plain else str,
-        default=None,
         help=help_of(field),
-        required=is_required(field),
+        # An explicit default of None would count as given.
+        **({"required": True} if is_required(field) else {"default": None}),
         **shown,
     )
 

@@ -50,6 +50,8 @@ def _sentence(fault: Any) -> str:
     value = value if len(value) <= 60 else value[:57] + "..."
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
+    if fault["type"] == "missing":
+        return f"{name} is missing: it has no default"
     if fault["type"] == "string_unicode":
         return f"{name} is not valid Unicode text; give it as UTF-8"
     message = str(fault["msg"])
