@@ -33,8 +33,8 @@ COMMANDS = {
     ),
     "models": ("sfumato.cli.tables:models", "List the models that can be used."),
     "noises": ("sfumato.cli.tables:noises", "List the generators that seeds are for."),
-    "prompt": ("sfumato.cli.prompt:command", "Show what a model will see of a prompt."),
     "outpaint": ("sfumato.cli.tasks:outpaint", "Continue a picture beyond its edges."),
+    "prompt": ("sfumato.cli.prompt:command", "Show what a model will see of a prompt."),
     "resample": ("sfumato.cli.tasks:resample", "Change a picture by way of its own noise."),
     "restore": (
         "sfumato.cli.tasks:restore",

@@ -15,8 +15,8 @@ LARGEST = 16 * 2**20
 class Folder:
     """The lists in ``root`` and the folders under it: ``dir/name`` is the file ``dir/name.txt``.
 
-    Empty lines and lines that begin with ``#`` are left out. ``*`` in a name stands for any characters but ``/``, ``**``
-    for any at all; the lines of all lists that fit follow in the order of their names.
+    Empty lines and lines that begin with ``#`` are left out. ``*`` in a name stands for any characters but ``/``, and
+    ``**`` for any at all; the lines of all lists that fit follow in the order of their names.
     """
 
     def __init__(self, root: str | Path) -> None:

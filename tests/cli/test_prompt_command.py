@@ -1,0 +1,73 @@
+"""The command ``sfumato prompt``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli.main import main
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["prompt", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_shows_weights_rows_and_schedule(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = told(capsys, "a (red:1.3) house [by day:at night:0.5] AND sky :0.4 <lora:ink:0.7>")
+    assert shown.splitlines() == [
+        "adapter lora ink: 0.7, on text 0.7",
+        "steps 0 to 9 of 20: 1 x (0) + 0.4 x (1)",
+        "steps 10 to 19 of 20: 1 x (2) + 0.4 x (1)",
+        "(0) row 1, 5 of 75 tokens: a red:1.3 house by day",
+        "(1) row 1, 1 of 75 tokens: sky",
+        "(2) row 1, 5 of 75 tokens: a red:1.3 house at night",
+    ]
+
+
+def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(
+        told(capsys, "embedding:x (猫:1.5)", "--dialect", "comfyui", "--model", "sdxl", "--json")
+    )
+    assert found["embeddings"] == ["x"]
+    assert list(found["encoders"]) == ["text", "text_2"]
+    (row,) = found["encoders"]["text"][0][0]["sections"][0]["rows"]
+    assert row[0]["token"] == "embedding:x</w>"
+    assert {token["weight"] for token in row[1:]} == {1.5}
+    assert found["stages"] == [{"begin": 0, "end": 20, "parts": [{"condition": 0, "weight": 1.0}]}]
+
+
+def test_what_a_plain_prompt_drops(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "5 more tokens are not read" in told(capsys, "cat " * 80, "--dialect", "plain")
+    assert "row 2, 5 of 75" in told(capsys, "cat " * 80)
+
+
+def test_wildcards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "pet.txt").write_text("cat\ndog\n")
+    lists = ("--wildcards", str(tmp_path))
+    assert told(capsys, "a {red|blue} __pet__", *lists, "--all", "9").split("\n")[:4] == [
+        "a red cat", "a red dog", "a blue cat", "a blue dog",
+    ]  # fmt: skip
+    first = told(capsys, "a {red|blue} __pet__", *lists, "--seed", "4")
+    assert first == told(capsys, "a {red|blue} __pet__", *lists, "--seed", "4")
+    assert "{" not in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("x", "--dialect", "a111"), "a1111"),
+        (("x", "--model", "sd9"), "sd1"),
+        (("x", "--steps", "0"), "1 to 1000"),
+        (("x", "--wildcards", "no-such-folder"), "no-such-folder"),
+        (("a {b", "--seed", "1"), "not closed"),
+    ],
+)
+def test_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], word: str
+) -> None:
+    assert main(["prompt", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert word in line
