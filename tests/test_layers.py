@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": set(),
     "weights": {"errors", "files"},
     "text": {"errors", "nn", "weights"},
+    "adapters": {"errors", "files", "process", "nn", "weights"},
     "data": {"errors", "files"},
     "picture": {"errors", "files"},
     "condition": set(),

@@ -62,7 +62,7 @@ def equal(case: str, path: Path, *, atol: float = 1e-5) -> Tensor:
 
 
 def chosen(case: str) -> dict[str, nn.Module]:
-    """Layers that diffusers' loaders reach: of a U-Net one in nine and some kernels, all of a transformer, and an encoder's blocks."""
+    """Layers that diffusers loads: of a U-Net one in nine and some kernels, all of a transformer, an encoder's blocks."""
     found = files.layers(theirs(case))
     if case in ("sd1", "sdxl"):
         return {k: v for n, (k, v) in enumerate(found.items()) if n % 9 == 0 or ("conv" in k and n % 8 == 1)}
