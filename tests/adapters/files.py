@@ -228,3 +228,39 @@ def changed(
         weight = net.get_submodule(name).weight
         weight.copy_(weight.double() + strength * update(own, weight.detach()))
     return net
+
+
+FLUX_ORIGINAL = {
+    **{
+        f"double_blocks.0.{a}": (outer * 16, inner * 16)
+        for side in ("img", "txt")
+        for a, outer, inner in (
+            (f"{side}_attn.qkv", 3, 1),
+            (f"{side}_attn.proj", 1, 1),
+            (f"{side}_mlp.0", 4, 1),
+            (f"{side}_mlp.2", 1, 4),
+            (f"{side}_mod.lin", 6, 1),
+        )
+    },
+    **{
+        f"single_blocks.{i}.{a}": (outer * 16, inner * 16)
+        for i in range(2)
+        for a, outer, inner in (("linear1", 7, 1), ("linear2", 1, 5), ("modulation.lin", 3, 1))
+    },
+    "img_in": (16, 64),
+    "txt_in": (16, 20),
+    "time_in.in_layer": (16, 256),
+    "time_in.out_layer": (16, 16),
+    "vector_in.in_layer": (16, 12),
+    "vector_in.out_layer": (16, 16),
+    "guidance_in.in_layer": (16, 256),
+    "guidance_in.out_layer": (16, 16),
+}
+
+
+def original(shapes: dict[str, tuple[int, int]], algorithm: str = "lora") -> dict[str, Factors]:
+    draws = torch.Generator().manual_seed(4)
+    found = {name: ALGORITHMS[algorithm][0](torch.empty(shape), draws) for name, shape in shapes.items()}
+    for own in found.values():
+        own["down"] *= own["down"][0].numel() ** -0.5
+    return found

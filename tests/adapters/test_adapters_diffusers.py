@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sfumato.adapters import apply, load_adapter, metadata_for, save_adapter
 from tests.adapters import files
 from tests.adapters.cases import CASES, networks, output, theirs
+from tests.adapters.files import FLUX_ORIGINAL, original
 
 PIPELINES: dict[str, Any] = {
     "sd1": diffusers.StableDiffusionPipeline,
@@ -62,7 +63,7 @@ def equal(case: str, path: Path, *, atol: float = 1e-5) -> Tensor:
 
 
 def chosen(case: str) -> dict[str, nn.Module]:
-    """Layers that diffusers loads: of a U-Net one in nine and some kernels, all of a transformer, an encoder's blocks."""
+    """Layers that diffusers loads: of a U-Net a part, of a transformer all, of an encoder its blocks."""
     found = files.layers(theirs(case))
     if case in ("sd1", "sdxl"):
         return {k: v for n, (k, v) in enumerate(found.items()) if n % 9 == 0 or ("conv" in k and n % 8 == 1)}
@@ -147,44 +148,6 @@ def test_kohya_layout_with_diffusers_names(case: str, tmp_path: Path) -> None:
     )
     assert load_adapter(path).layout == "kohya"
     equal(case, path)
-
-
-FLUX_ORIGINAL = {
-    **{
-        f"double_blocks.0.{a}": (outer * 16, inner * 16)
-        for side in ("img", "txt")
-        for a, outer, inner in (
-            (f"{side}_attn.qkv", 3, 1),
-            (f"{side}_attn.proj", 1, 1),
-            (f"{side}_mlp.0", 4, 1),
-            (f"{side}_mlp.2", 1, 4),
-            (f"{side}_mod.lin", 6, 1),
-        )
-    },
-    **{
-        f"single_blocks.{i}.{a}": (outer * 16, inner * 16)
-        for i in range(2)
-        for a, outer, inner in (("linear1", 7, 1), ("linear2", 1, 5), ("modulation.lin", 3, 1))
-    },
-    "img_in": (16, 64),
-    "txt_in": (16, 20),
-    "time_in.in_layer": (16, 256),
-    "time_in.out_layer": (16, 16),
-    "vector_in.in_layer": (16, 12),
-    "vector_in.out_layer": (16, 16),
-    "guidance_in.in_layer": (16, 256),
-    "guidance_in.out_layer": (16, 16),
-}
-
-
-def original(shapes: dict[str, tuple[int, int]], algorithm: str = "lora") -> dict[str, files.Factors]:
-    draws = torch.Generator().manual_seed(4)
-    found = {
-        name: files.ALGORITHMS[algorithm][0](torch.empty(shape), draws) for name, shape in shapes.items()
-    }
-    for own in found.values():
-        own["down"] *= own["down"][0].numel() ** -0.5
-    return found
 
 
 def test_kohya_layout_of_flux(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sfumato.adapters import apply, describe, load_adapter, metadata_for, place,
 from sfumato.errors import WeightsError
 from tests.adapters import files
 from tests.adapters.cases import networks
-from tests.adapters.test_adapters_diffusers import FLUX_ORIGINAL
+from tests.adapters.files import FLUX_ORIGINAL
 
 A, B = torch.randn(2, 16), torch.randn(48, 2)
 LAYER = "lora_unet_double_blocks_0_img_attn_qkv"

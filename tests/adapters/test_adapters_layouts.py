@@ -13,7 +13,7 @@ from sfumato.adapters import apply, describe, load_adapter
 from sfumato.adapters.names import split
 from tests.adapters import files
 from tests.adapters.cases import CASES, networks, ours, output, theirs
-from tests.adapters.test_adapters_diffusers import FLUX_ORIGINAL, original
+from tests.adapters.files import FLUX_ORIGINAL, original
 
 # Original name: the reference's modules, whose rows make it; "~" for halves in the other order.
 FLUX = {
