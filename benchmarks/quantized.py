@@ -113,7 +113,7 @@ def memory() -> tuple[int, int]:
 
 def inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    drawn = {"x": (1, 16, 64, 64), "tokens": (1, 128, 1024), "vector": (1, 768)}
+    drawn = {"x": (1, 16, 32, 32), "tokens": (1, 64, 1024), "vector": (1, 768)}
     made = {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in drawn.items()}
     return {**made, "clock": torch.tensor([0.7]), "guidance": torch.tensor([3.5])}
 
