@@ -71,6 +71,11 @@ class Applied:
 
         What can be wrong with them is found before anything is changed; see ``apply`` for the errors.
         """
+        for where, network in self.networks.items():
+            if any(isinstance(part, Adding) for part in network.module.modules()):
+                raise InvalidRequest(
+                    f"the network {where!r} is packed: adapt the plain network, and pack it after merging"
+                )
         placed, acts = _choose(self.networks, adapters, self.partial)
         self._check(acts)
         self.remove()
@@ -113,11 +118,6 @@ class Applied:
 
     def _check(self, acts: dict[tuple[str, str], list[_Act]]) -> None:
         """Refuse what cannot be done, before anything is."""
-        for where, network in self.networks.items():
-            if any(isinstance(part, Adding) for part in network.module.modules()):
-                raise InvalidRequest(
-                    f"the network {where!r} is packed: adapt the plain network, and pack it after merging"
-                )
         bound = [
             key
             for key, found in acts.items()

@@ -117,7 +117,7 @@ def test_the_header_says_what_it_is_and_its_hash_is_that_of_the_bytes(tmp_path: 
 
 
 def saved(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+    save_file({k: v.clone() for k, v in tensors.items()}, path, metadata)
     return path
 
 
