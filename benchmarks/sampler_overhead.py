@@ -49,7 +49,6 @@ PEERS: dict[str, Callable[[], Any]] = {
         **SD, algorithm_type="sde-dpmsolver++", solver_type="heun"
     ),
     "dpmpp_3m": lambda: diffusers.DPMSolverMultistepScheduler(**SD, **MULTISTEP, solver_order=3),
-    "edm": lambda: diffusers.EDMEulerScheduler(),
     "euler": lambda: diffusers.EulerDiscreteScheduler(**SD),
     "euler_ancestral": lambda: diffusers.EulerAncestralDiscreteScheduler(**SD),
     "heun": lambda: diffusers.HeunDiscreteScheduler(**SD),
