@@ -10,6 +10,7 @@ not opened is text.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from sfumato.errors import InvalidRequest
 from sfumato.text.prompt.parts import (
@@ -110,17 +111,32 @@ def read(text: str) -> tuple[Words, ...]:
             sections[-1].append(Span(told[1:], weight))
             continue
         first, *others = _BREAK.split(told)
-        sections[-1].append(Span(first.rstrip() if others else first, weight))
-        for count, other in enumerate(others, 1):
-            inner = other.lstrip()
-            sections.append([Span(inner.rstrip() if count < len(others) else inner, weight)])
+        sections[-1].append(Span(first, weight))
+        sections += [[Span(other, weight)] for other in others]
+    last = len(sections) - 1
     made = []
-    for spans in sections:
-        joined = merged(span for span in spans if span.text)
+    for place, spans in enumerate(sections):
+        kept = _trimmed(spans, left=place > 0, right=place < last)
+        joined = merged(span for span in kept if span.text)
         for span in joined:
             checked(span.weight, span.text)
         made.append(Section(joined))
     return (Words(tuple(made)),)
+
+
+def _trimmed(spans: list[Span], *, left: bool, right: bool) -> list[Span]:
+    """``spans`` without the blanks beside a BREAK, which make no tokens, whichever brackets they stand in."""
+    first, last = 0, len(spans)
+    while left and first < last and not spans[first].text.strip():
+        first += 1
+    while right and first < last and not spans[last - 1].text.strip():
+        last -= 1
+    kept = spans[first:last]
+    if kept and left:
+        kept[0] = replace(kept[0], text=kept[0].text.lstrip())
+    if kept and right:
+        kept[-1] = replace(kept[-1], text=kept[-1].text.rstrip())
+    return kept
 
 
 def _multipliers(tokens: list[re.Match[str]]) -> dict[int, tuple[str, float | None]]:
