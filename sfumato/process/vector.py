@@ -29,18 +29,22 @@ def blend(a: float, x: Vector, b: float, y: Vector) -> Vector:
 
 
 def mix(weights: Sequence[float], vectors: Sequence[Vector]) -> Vector:
-    """The sum of ``weights[i] vectors[i]``; of tensors with one kernel each. Weights of 0 are left out."""
-    total = None
-    for weight, vector in zip(weights, vectors, strict=True):
-        if weight == 0:
-            continue
-        if total is None:
-            total = weight * vector
-        elif hasattr(total, "add_") and hasattr(vector, "add_"):
+    """The sum of ``weights[i] vectors[i]``; of tensors with one kernel each, one less where the first factor is 1.
+
+    Weights of 0 are left out. The sum is a new vector, whatever the weights are.
+    """
+    terms = [term for term in zip(weights, vectors, strict=True) if term[0] != 0]
+    if len(terms) < 2:
+        return terms[0][0] * terms[0][1] if terms else 0.0 * vectors[0]
+    (a, x), (b, y) = terms[:2]
+    total = blend(a, x, b, y)
+    if hasattr(total, "add_"):
+        for weight, vector in terms[2:]:
             total.add_(vector, alpha=weight)
-        else:
-            total = total + weight * vector
-    return 0.0 * vectors[0] if total is None else total
+        return total
+    for weight, vector in terms[2:]:
+        total = total + weight * vector
+    return total
 
 
 def rms(x: Vector) -> float:

@@ -16,18 +16,18 @@ dpmpp_3m       x0    log(alpha / sigma)        the number of estimates, 3
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Literal
 
 from sfumato.errors import InvalidRequest
 from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector
 from sfumato.samplers.multistep import multistep
-from sfumato.samplers.polynomial import exponential, flat, weights
+from sfumato.samplers.polynomial import Shares, flat, over_lambda, over_ratio, weights
 from sfumato.samplers.rules import ddim, dpmpp_2m, gradient_estimation
 
-ADAMS = tuple(tuple(weights([-float(j) for j in range(n)], flat(n))) for n in range(1, 5))
+ADAMS = tuple(weights([-float(j) for j in range(n)], flat(n)) for n in range(1, 5))
 """Adams and Bashforth's weights for 1 to 4 even steps, newest first: (1), (3/2, -1/2), (23/12, -16/12, 5/12) ..."""
 
 
@@ -38,12 +38,7 @@ def lms(past: Sequence[Estimate], to: Level) -> Line:
     estimate alone; past estimates at that level are left out. The step to sigma = 0 is of full order: nothing is
     infinite there.
     """
-    now = past[-1]
-    if now.at.alpha == 0 or to.alpha == 0:
-        return now
-    here, ahead = now.at.ratio, to.ratio
-    kept, nodes = apart(past, [e.at.ratio for e in past], here, ahead - here)
-    return _by_eps(kept, weights(nodes, flat(len(nodes))))
+    return summed(past, "eps", over_ratio(levels(past), to))
 
 
 def deis(past: Sequence[Estimate], to: Level) -> Line:
@@ -52,12 +47,7 @@ def deis(past: Sequence[Estimate], to: Level) -> Line:
     Written as the mean of eps over rho with the weight ``d rho = e^(-h s) ds`` in s = (lambda - lambda_now) / h. From
     pure noise and to sigma = 0, where lambda is infinite, the newest estimate alone.
     """
-    now = past[-1]
-    ahead = to.lam - now.at.lam
-    if not math.isfinite(ahead):
-        return now
-    kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
-    return _by_eps(kept, weights(nodes, exponential(-ahead, len(nodes))))
+    return summed(past, "eps", over_lambda(levels(past), past[-1].at, to, -1.0))
 
 
 def ipndm(past: Sequence[Estimate], to: Level) -> Line:
@@ -68,7 +58,7 @@ def ipndm(past: Sequence[Estimate], to: Level) -> Line:
     """
     if past[-1].at.alpha == 0:
         return past[-1]
-    return _by_eps(past[::-1], ADAMS[len(past) - 1])
+    return summed(past, "eps", (tuple(range(len(past))), ADAMS[len(past) - 1]))
 
 
 def exponential_x0(past: Sequence[Estimate], to: Level, curvature: float = 1.0) -> Line:
@@ -78,32 +68,21 @@ def exponential_x0(past: Sequence[Estimate], to: Level, curvature: float = 1.0) 
     DPM-Solver++(3M). ``curvature`` is a factor of the second moment. From pure noise and to sigma = 0, where lambda
     is infinite, the newest estimate alone.
     """
-    now = past[-1]
-    ahead = to.lam - now.at.lam
-    if not math.isfinite(ahead):
-        return now
-    kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
-    if len(kept) == 1:
-        return now
-    moments = exponential(ahead, len(nodes))
-    moments[2:] = [curvature * moment for moment in moments[2:]]
-    return Bent(now, "x0", weights(nodes, moments), [e.x0 for e in kept])
+    return summed(past, "x0", over_lambda(levels(past), past[-1].at, to, 1.0, curvature))
 
 
-def apart(
-    past: Sequence[Estimate], places: Sequence[float], here: float, ahead: float
-) -> tuple[list[Estimate], list[float]]:
-    """Newest first, the estimates at finite ``places`` that no newer one has, and their nodes.
+def levels(past: Sequence[Estimate]) -> tuple[Level, ...]:
+    """The levels of estimates, newest first."""
+    return tuple(estimate.at for estimate in reversed(past))
 
-    A node is a place as seen from ``here``, in units of the step ``ahead``. Of a step of no length the newest alone.
-    """
-    if ahead == 0:
-        return [past[-1]], [0.0]
-    kept: dict[float, Estimate] = {}
-    for estimate, place in zip(reversed(past), reversed(places), strict=True):
-        if math.isfinite(place):
-            kept.setdefault((place - here) / ahead, estimate)
-    return list(kept.values()), list(kept)
+
+def summed(past: Sequence[Estimate], end: Literal["x0", "eps"], shares: Shares) -> Line:
+    """The newest estimate with the weighted sum of past x0 or eps for its own."""
+    picks, by = shares
+    if len(picks) == 1:
+        return past[-1]
+    found = [past[-1 - pick] for pick in picks]
+    return Bent(past[-1], end, by, [e.x0 for e in found] if end == "x0" else [e.eps for e in found])
 
 
 async def walk_lms(
@@ -159,8 +138,3 @@ def within(name: str, order: int, most: int) -> int:
     if not 1 <= order <= most:
         raise InvalidRequest(f"order = {order} is outside what {name!r} allows: 1 to {most}")
     return order
-
-
-def _by_eps(kept: Sequence[Estimate], by: Sequence[float]) -> Line:
-    """The newest estimate, which comes first, with the weighted sum of all eps for its own."""
-    return Bent(kept[0], "eps", by, [e.eps for e in kept]) if len(kept) > 1 else kept[0]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
+from sfumato.process.estimate import Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector
+from sfumato.samplers.adams import levels, summed
 from sfumato.samplers.multistep import Churn, multistep
+from sfumato.samplers.polynomial import NEAREST, REMEMBERED, Shares
 from sfumato.samplers.rules import Rule, ddim
 from sfumato.samplers.stochastic import louder
 
@@ -57,21 +60,26 @@ def extended(scale: Scale) -> Rule:
     """
 
     def rule(past: Sequence[Estimate], to: Level) -> Line:
-        now = past[-1]
-        if to.sigma == 0 or not to.ratio < now.at.ratio < past[-2].at.ratio < math.inf:
-            return now
-        first, second = moments(scale, now.at.lam, to.lam)
-        v = [e.at.ratio for e in past[::-1]]
-        gap = 1 / (v[0] - v[1])
-        parts = [1 + first * gap, -first * gap, 0.0]
-        if len(past) > 2 and v[1] < v[2] < math.inf:
-            curve, before = second / (v[0] - v[2]), 1 / (v[1] - v[2])
-            parts[0] += curve * gap
-            parts[1] -= curve * (gap + before)
-            parts[2] += curve * before
-        return Bent(now, "x0", parts[: len(past)], [e.x0 for e in past[::-1]])
+        return summed(past, "x0", _shares(scale, levels(past), to))
 
     return rule
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _shares(scale: Scale, seen: tuple[Level, ...], to: Level) -> Shares:
+    """The parts of past x0 in the step's mean. Levels that rounding alone holds apart say nothing of a slope."""
+    alone: Shares = ((0,), (1.0,))
+    v = [at.ratio for at in seen]
+    least = NEAREST * (v[0] - to.ratio)
+    if to.sigma == 0 or not 0 < least < v[1] - v[0] < math.inf:
+        return alone
+    first, second = moments(scale, seen[0].lam, to.lam)
+    gap = 1 / (v[0] - v[1])
+    if len(v) < 3 or not least < v[2] - v[1] < math.inf:
+        return (0, 1), (1 + first * gap, -first * gap)
+    curve, before = second / (v[0] - v[2]), 1 / (v[1] - v[2])
+    parts = (1 + first * gap + curve * gap, -first * gap - curve * (gap + before), curve * before)
+    return (0, 1, 2), parts
 
 
 NODES = (0.1834346424956498, 0.5255324099163290, 0.7966664774136267, 0.9602898564975363)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sfumato.process.estimate import Bent, Estimate, Line
 from sfumato.process.level import Level
+from sfumato.samplers.polynomial import NEAREST
 
 Rule = Callable[[Sequence[Estimate], Level], Line]
 
@@ -29,11 +30,11 @@ def dpmpp_2m(past: Sequence[Estimate], to: Level) -> Line:
 
     ``D = x0_i + (h_i / (2 h_{i-1})) (x0_i - x0_{i-1})`` with h the steps in lambda = log(alpha / sigma). First
     order where that line is not there: from pure noise and to sigma = 0, where lambda is infinite, and after a
-    level that the grid repeats.
+    level that the grid repeats, rounding apart.
     """
     before, now = past
     behind, ahead = now.at.lam - before.at.lam, to.lam - now.at.lam
-    if behind == 0 or not (math.isfinite(behind) and math.isfinite(ahead)):
+    if abs(behind) <= NEAREST * abs(ahead) or not (math.isfinite(behind) and math.isfinite(ahead)):
         return now
     part = ahead / (2 * behind)
     return Bent(now, "x0", (1 + part, -part), (now.x0, before.x0))

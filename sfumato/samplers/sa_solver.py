@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level
-from sfumato.process.vector import Vector, mix
-from sfumato.samplers.adams import apart
-from sfumato.samplers.polynomial import exponential, weights
+from sfumato.process.vector import Vector, blend, mix
+from sfumato.samplers.adams import levels
+from sfumato.samplers.polynomial import over_lambda
 from sfumato.samplers.stochastic import louder, sde_by, within
 
 
@@ -48,31 +48,26 @@ async def sa_solver(
         rate = 1 + tau * tau * inside
         past = past or [await denoise(x, at)]
         std = (noisy if inside else still)(at, to)
-        noise = draw(at, to) if std else 0.0
-        ahead = adams(x, past[-predictor:], at, to, rate, std, noise)
+        # The part that predictor and corrector share: what is left of x, and the noise.
+        kept = math.sqrt(max(0.0, (to.sigma - std) * (to.sigma + std))) / at.sigma
+        base, pull = blend(kept, x, std, draw(at, to) if std else 0.0), to.alpha - kept * at.alpha
+        ahead = adams(base, pull, past[-predictor:], at, to, rate)
         if step + 1 < len(ends):
             found = await denoise(ahead, to)
             if corrector and math.isfinite(to.lam - at.lam):
                 used = [*past[1 - corrector :], found] if corrector > 1 else [found]
-                ahead = adams(x, used, at, to, rate, std, noise)
+                ahead = adams(base, pull, used, at, to, rate)
             past = [*past, found][-4:]
         x = ahead
     return x
 
 
-def adams(
-    x: Vector, found: Sequence[Estimate], at: Level, to: Level, rate: float, std: float, noise: Vector
-) -> Vector:
-    """x at ``to``: ``kept x + (alpha_to - kept alpha) mean + std noise``, kept what ``std`` leaves of sigma_to / sigma.
+def adams(base: Vector, pull: float, found: Sequence[Estimate], at: Level, to: Level, rate: float) -> Vector:
+    """``base + pull mean``: the step from ``at`` to ``to`` by the mean of x0 over it.
 
-    ``mean`` is that of x0 over the step, of the polynomial in lambda through ``found``, weighted by ``e^(rate
-    lambda)`` (Xue et al. 2023, section 5). Estimates where lambda is infinite are left out, and a step of infinite
-    length takes the newest alone.
+    The mean is that of the polynomial in lambda through ``found``, weighted by ``e^(rate lambda)`` (Xue et al. 2023,
+    section 5). Estimates where lambda is infinite are left out, and a step of infinite length takes the newest alone.
     """
-    kept = math.sqrt(max(0.0, (to.sigma - std) * (to.sigma + std))) / at.sigma
-    pull, h = to.alpha - kept * at.alpha, to.lam - at.lam
-    used, nodes = [found[-1]], [0.0]
-    if math.isfinite(h) and h > 0:
-        used, nodes = apart(found, [e.at.lam for e in found], at.lam, h)
-    shares = weights(nodes, exponential(rate * h, len(used))) if len(used) > 1 else [1.0]
-    return mix([kept, *(pull * share for share in shares), std], [x, *(e.x0 for e in used), noise])
+    picks, by = over_lambda(levels(found), at, to, rate) if to.ratio < at.ratio else ((0,), (1.0,))
+    shares = [pull * share for share in by]
+    return mix([1.0, *shares], [base, *(found[-1 - pick].x0 for pick in picks)])

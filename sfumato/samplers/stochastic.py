@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sfumato.errors import InvalidRequest
-from sfumato.process.estimate import Bent, Denoise, Estimate, Fresh, Line
+from sfumato.process.estimate import Denoise, Estimate, Fresh, Line
 from sfumato.process.level import Level, posterior_std
 from sfumato.process.vector import Vector
-from sfumato.samplers.adams import apart
+from sfumato.samplers.adams import levels, summed
 from sfumato.samplers.multistep import Churn, multistep
-from sfumato.samplers.polynomial import exponential, weights
+from sfumato.samplers.polynomial import over_lambda
 from sfumato.samplers.rules import Rule, ddim, dpmpp_2m
 
 
@@ -200,15 +200,8 @@ def integrated(eta: float, curvature: float = 1.0) -> Rule:
 
     def rule(past: Sequence[Estimate], to: Level) -> Line:
         now = past[-1]
-        ahead = to.lam - now.at.lam
-        if not (math.isfinite(ahead) and ahead > 0):
+        if not to.ratio < now.at.ratio:
             return now
-        kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
-        if len(kept) == 1:
-            return now
-        moments = exponential((1 + eta) * ahead, len(kept))
-        if len(kept) > 2:
-            moments[2] *= curvature
-        return Bent(now, "x0", weights(nodes, moments), [e.x0 for e in kept])
+        return summed(past, "x0", over_lambda(levels(past), now.at, to, 1 + eta, curvature))
 
     return rule

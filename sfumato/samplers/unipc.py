@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from sfumato.process.estimate import Denoise, Estimate, Fresh
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector, mix
-from sfumato.samplers.adams import apart, within
-from sfumato.samplers.polynomial import exponential, weights
+from sfumato.samplers.adams import levels, within
+from sfumato.samplers.polynomial import REMEMBERED, Shares, over_lambda, weights
 
 Half = Callable[[float], float]
 """Of the step h in lambda, the weight of a first difference where UniPC takes half of B(h): B(h) / (2 (1 - e^-h))."""
@@ -59,33 +60,41 @@ async def predict_correct(
     ``past`` are estimates from before the grid, newest last. First order from pure noise and to sigma = 0, where
     lambda is infinite, and no correction across them.
     """
-    predicted = False
+    begun: Vector = None  # x where the last step began, corrected
     for at, to in pairwise(grid):
         now = await denoise(x, at)
-        if predicted:
-            better = carried(past, at, half, now)
-            # The same x0, on the line through the corrected x.
-            now = Estimate(at, now.x0, mix((1.0, 1 / at.sigma, -1 / at.sigma), (now.eps, better, x)))
+        if begun is not None:
+            x = carried(begun, past, past[-1].at, at, half, now)
         past = (*past, now)[-order:]
-        x = carried(past, to, half)
-        predicted = at.alpha > 0
+        begun, x = (x if at.alpha > 0 else None), carried(x, past, at, to, half)
     return x
 
 
-def carried(past: Sequence[Estimate], to: Level, half: Half, beyond: Estimate | None = None) -> Vector:
-    """x at ``to``, on the newest line of ``past`` with the mean of x0 over the step, whose end ``beyond`` may know."""
-    now = past[-1]
-    ahead = to.lam - now.at.lam
-    if ahead == 0 or not math.isfinite(ahead):
-        return now.move(to)
-    kept, nodes = apart(past, [e.at.lam for e in past], now.at.lam, ahead)
-    if beyond is not None:
-        kept, nodes = [*kept, beyond], [*nodes, 1.0]
-    if len(kept) == 1:
-        return now.move(to)
-    moments = exponential(ahead, len(nodes)) if len(nodes) > 2 else [1.0, half(ahead)]
-    by = weights(nodes, moments)
-    # now.towards(mean).move(to), in one sum: what x0 gains, eps loses times alpha / sigma.
-    gain = to.alpha - to.sigma * now.at.alpha / now.at.sigma
-    scales = [to.sigma, to.alpha + gain * (by[0] - 1), *(gain * w for w in by[1:])]
-    return mix(scales, [now.eps, *(e.x0 for e in kept)])
+def carried(
+    x: Vector,
+    past: Sequence[Estimate],
+    at: Level,
+    to: Level,
+    half: Half,
+    beyond: Estimate | None = None,
+) -> Vector:
+    """x moved from ``at`` to ``to`` with the mean of x0 over the step, whose end ``beyond`` may know.
+
+    ``sigma_to / sigma x + (alpha_to - alpha sigma_to / sigma) mean``, the variation of constants formula.
+    """
+    kept = to.sigma / at.sigma
+    pull = to.alpha - kept * at.alpha
+    found = past if beyond is None else (*past, beyond)
+    picks, by = _shares(levels(past), at, to, half, beyond is not None)
+    return mix([kept, *(pull * share for share in by)], [x, *(found[-1 - pick].x0 for pick in picks)])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _shares(seen: tuple[Level, ...], at: Level, to: Level, half: Half, corrects: bool) -> Shares:
+    """The mean's parts; where they are two, the second's weight is ``half``'s."""
+    seen = (to, *seen) if corrects else seen
+    picks, by = over_lambda(seen, at, to)
+    if len(picks) != 2:
+        return picks, by
+    ahead = to.lam - at.lam
+    return picks, weights([(seen[pick].lam - at.lam) / ahead for pick in picks], (1.0, half(ahead)))

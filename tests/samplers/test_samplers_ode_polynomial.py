@@ -14,8 +14,10 @@ from sfumato.process.estimate import Estimate
 from sfumato.process.level import CLEAN, Level
 from sfumato.process.schedule import Cosine
 from sfumato.process.vector import mix, scaled_rms
-from sfumato.samplers.adams import ADAMS, apart, deis, exponential_x0, ipndm, lms
-from sfumato.samplers.polynomial import exponential, flat, weights
+from sfumato.samplers.adams import ADAMS, deis, exponential_x0, ipndm, lms
+from sfumato.samplers.er_sde import extended, recommended
+from sfumato.samplers.polynomial import apart, exponential, flat, weights
+from sfumato.samplers.rules import dpmpp_2m
 
 RATES = st.one_of(st.floats(-40.0, 40.0), st.floats(-2.5, 2.5), st.just(0.0), st.floats(-1e-9, 1e-9))
 
@@ -112,10 +114,26 @@ def test_to_no_noise_what_is_infinite_is_left_alone_and_lms_goes_on() -> None:
 
 def test_of_estimates_at_one_place_the_newest_counts() -> None:
     at = Cosine().level
-    past = [line(at(0.7), 1.0, 0.0), line(at(0.5), 2.0, 0.0), line(at(0.5), 3.0, 0.0)]
-    kept, nodes = apart(past, [e.at.lam for e in past], past[-1].at.lam, 0.5)
-    assert [e.eps for e in kept] == [3.0, 1.0]
+    places = [at(0.5).lam, at(0.5).lam, at(0.7).lam]
+    picks, nodes = apart(places, places[0], 0.5)
+    assert picks == (0, 2)
     assert nodes[0] == 0.0 > nodes[1]
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    t=st.floats(0.2, 0.98),
+    gap=st.one_of(st.sampled_from([0.0, 1e-17, 1.2e-16, 1e-15, 1e-12, 1e-9, 1e-7]), st.floats(1e-6, 0.02)),
+    ahead=st.floats(1e-4, 0.19),
+)
+@pytest.mark.parametrize("rule", [lms, deis, exponential_x0, dpmpp_2m, extended(recommended)])
+def test_levels_that_rounding_holds_apart_do_not_spoil_the_mean(
+    rule, t: float, gap: float, ahead: float
+) -> None:
+    """Of one value everywhere the mean is that value: weights beyond 1e6 would lose it to rounding."""
+    past = [Estimate(Level(u, 1 - u, u), 0.7, 0.7) for u in (t + gap, t)]
+    got = rule(past, Level(t - ahead, 1 - t + ahead, t - ahead))
+    assert (got.x0, got.eps) == pytest.approx((0.7, 0.7), abs=1e-8)
 
 
 def test_mix_and_scaled_rms_say_the_same_of_numbers_and_tensors() -> None:

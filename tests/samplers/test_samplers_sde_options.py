@@ -133,6 +133,10 @@ LINE = [e.name for e in SDE if e.name not in ("euler_maruyama", "pc")]
 @pytest.mark.parametrize("name", LINE)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @example(grid=[Level(1.0, 0.0, 1.0), Level(1.0, 0.0, 1.0), CLEAN])
+@example(
+    grid=[Level(0.999, 1 - 0.999, 0.999), Level(0.999 - 1.1e-16, 1.1e-16 + 1 - 0.999, 0.999 - 1.1e-16), CLEAN]
+)
+@example(grid=[Level(t, 1 - t, t) for t in (0.999, 0.9989999999999999, 0.3166326348753951)])
 @example(grid=[Level(0.5, 0.5, 0.5), Level(0.01 + 1e-17, 0.99, 0.01 + 2e-18), Level(0.01, 0.99, 0.01)])
 @given(grid=grids())
 def test_any_falling_grid_keeps_the_law_of_the_line(name: str, grid: list[Level]) -> None:
