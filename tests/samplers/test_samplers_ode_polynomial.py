@@ -120,7 +120,7 @@ def test_of_estimates_at_one_place_the_newest_counts() -> None:
     assert nodes[0] == 0.0 > nodes[1]
 
 
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 @given(
     t=st.floats(0.2, 0.98),
     gap=st.one_of(st.sampled_from([0.0, 1e-17, 1.2e-16, 1e-15, 1e-12, 1e-9, 1e-7]), st.floats(1e-6, 0.02)),
