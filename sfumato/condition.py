@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sfumato.manner import Manner
+from sfumato.text.prompt.parts import Part, Section, Span, Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,10 @@ class Prompt:
     there, and the empty text stands in elsewhere. ``negative`` is whether the picture should keep away from it.
     ``width`` and ``height`` are the picture's in pixels, 0 where nothing is known; ``guidance`` is the strength that a
     distilled network is told.
+
+    ``part`` is the text with its weights where it was written in a ``dialect`` that has some; None is plain text.
+    ``apart`` are the parts that other encoders read in its place, by their names (text_2, text_3). ``skip`` is how
+    many more blocks CLIP encoders leave out at their end.
     """
 
     text: str
@@ -25,6 +33,20 @@ class Prompt:
     width: int = 0
     height: int = 0
     guidance: float = 1.0
+    part: Part | None = None
+    dialect: str = "plain"
+    apart: tuple[tuple[str, Part], ...] = ()
+    skip: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the text alone says all of it, to every encoder."""
+        return self.part is None and not self.apart and not self.skip
+
+    def read_by(self, encoder: str) -> Part:
+        """What the ``encoder`` (text, text_2, text_3) reads."""
+        own = dict(self.apart).get(encoder, self.part)
+        return own or Part((Words((Section((Span(self.text),) if self.text else ()),)),))
 
 
 def texts(prompts: Sequence[str | Prompt]) -> list[str]:
@@ -39,6 +61,11 @@ class Cond:
     ``tokens`` (B, L, D) with ``mask`` (B, L), True where a token counts; ``vector`` (B, D); ``label``
     (B,) int; ``channels`` (B, C, H, W), laid beside x; ``guidance`` (B,), the strength that a distilled network
     reads; ``reference`` (B, C, H', W'), latents of a picture to look at.
+
+    ``regions`` (B, R, h, w) is above 0 where the picture sees the tokens whose number in ``owner`` (B, L) is that of
+    the region. ``exemplar`` (B, C, h, w) is a reference at x's own level, walked beside x under the conditions
+    ``exemplar_tokens`` and so on; what x takes from it, and all else that is not as usual, says ``manner``, which is no
+    tensor and the same for all rows.
     """
 
     tokens: Tensor | None = None
@@ -48,10 +75,18 @@ class Cond:
     channels: Tensor | None = None
     guidance: Tensor | None = None
     reference: Tensor | None = None
+    regions: Tensor | None = None
+    owner: Tensor | None = None
+    exemplar: Tensor | None = None
+    exemplar_tokens: Tensor | None = None
+    exemplar_mask: Tensor | None = None
+    exemplar_vector: Tensor | None = None
+    exemplar_label: Tensor | None = None
+    manner: Manner | None = None
 
     def named(self) -> dict[str, Tensor]:
         """The tensors that are there, by door."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return {f.name: value for f in fields(Cond) if (value := getattr(self, f.name)) is not None}
 
     @property
     def rows(self) -> int | None:
@@ -60,28 +95,39 @@ class Cond:
 
     def expand(self, rows: int) -> Cond:
         """The same condition for ``rows`` rows, where this one has a single row (or that many already)."""
-        return Cond(**{name: value.expand(rows, *value.shape[1:]) for name, value in self.named().items()})
+        return self._of({name: value.expand(rows, *value.shape[1:]) for name, value in self.named().items()})
 
     def row(self, index: int) -> Cond:
         """Row ``index`` by itself."""
-        return Cond(**{name: value[index : index + 1] for name, value in self.named().items()})
+        return self._of({name: value[index : index + 1] for name, value in self.named().items()})
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Cond:
         """All tensors on ``device``, floating ones as ``dtype``."""
-        return Cond(
-            **{
+        return self._of(
+            {
                 name: value.to(device, dtype if value.is_floating_point() else value.dtype)
                 for name, value in self.named().items()
             }
         )
 
     @property
-    def key(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """What two conditions must share to be stacked: doors, shapes of a row, dtypes."""
-        return tuple((name, tuple(v.shape[1:]), v.dtype) for name, v in self.named().items())
+    def key(self) -> tuple[Hashable, ...]:
+        """What two conditions must share to be stacked: doors, shapes of a row, dtypes, the manner."""
+        doors = tuple((name, tuple(v.shape[1:]), v.dtype) for name, v in self.named().items())
+        return doors if self.manner is None else (*doors, self.manner)
+
+    def _of(self, doors: dict[str, Tensor]) -> Cond:
+        return made(doors, self.manner)
+
+
+def made(doors: Mapping[str, Tensor], manner: Manner | None = None) -> Cond:
+    """The condition of the tensors ``doors``, by name, with a ``manner``."""
+    held: dict[str, Any] = dict(doors)
+    return Cond(**held, manner=manner)
 
 
 def join(conditions: list[Cond]) -> Cond:
     """Rows of several conditions with the same key, one below the other."""
     names = conditions[0].named()
-    return Cond(**{name: torch.cat([c.named()[name] for c in conditions]) for name in names})
+    doors = {name: torch.cat([c.named()[name] for c in conditions]) for name in names}
+    return made(doors, conditions[0].manner)

@@ -84,10 +84,25 @@ class Denoiser(nn.Module):
         if "channels" in doors:
             inner = torch.cat((inner, doors.pop("channels").to(inner.dtype)), dim=1)
         inner = inner.to(weight.device, weight.dtype)
+        clock, extra = self.clock(at).to(weight.device), {}
+        if cond.manner is not None:
+            if not self.attention_layers:
+                raise InvalidRequest(
+                    "this network has no attention layers, and so no other manner: leave it out"
+                )
+            extra["manner"] = cond.manner
+        if "exemplar" in doors:
+            inner, clock, doors = paired(inner, clock, doors, self.scale, at)
         if inner.ndim == 4:
             inner = inner.contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.network(inner, self.clock(at).to(weight.device), **doors)
+        out: Tensor = self.network(inner, clock, **doors, **extra)[: len(x)]
         return out.to(x.device, x.dtype)
+
+    @property
+    def attention_layers(self) -> tuple[str, ...]:
+        """The names of the network's attention layers in order (see sfumato.manner); none in closed form."""
+        found: tuple[str, ...] = getattr(self.network, "attention_layers", ())
+        return found
 
     def forward(self, x: Tensor, at: Level, cond: Cond) -> Estimate:
         """The estimate for rows ``x`` (B, ...) at ``at``, whose fields are (B,) tensors.
@@ -141,6 +156,29 @@ class Denoiser(nn.Module):
         if not self.learned_range:
             return output, None
         return output[:, :channels], (output[:, channels:] + 1) / 2
+
+
+def paired(
+    inner: Tensor, clock: Tensor, doors: dict[str, Tensor], scale: Scale | None, at: Level
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """x and, below it, its exemplars as rows of one call: inputs, clocks and conditions, an exemplar for each row.
+
+    The exemplars' own conditions are those called ``exemplar_``; other doors are as x's. InvalidRequest where the
+    two do not fit on one another.
+    """
+    own = {name.removeprefix("exemplar_"): doors[name] for name in doors if name.startswith("exemplar_")}
+    other = doors["exemplar"]
+    other = (other if scale is None else other * column(scale(at), other)).to(inner.device, inner.dtype)
+    rows = {name: value for name, value in doors.items() if not name.startswith("exemplar")}
+    if other.shape != inner.shape or any(
+        value.shape != rows[name].shape if name in rows else True for name, value in own.items()
+    ):
+        raise InvalidRequest(
+            "an exemplar must be of x's shape and have conditions of the shapes of x's; regions and channels beside x "
+            "do not go with one: leave them out"
+        )
+    pairs = {name: torch.cat((value, own.get(name, value))) for name, value in rows.items()}
+    return torch.cat((inner, other)), torch.cat((clock, clock)), pairs
 
 
 def step_divergence(error: Tensor, learned: Tensor, at: Level, to: Level) -> Tensor:

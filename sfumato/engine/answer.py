@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.ask import Ask
-from sfumato.condition import Cond
+from sfumato.condition import Cond, made
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, OutOfMemory
 from sfumato.model import Model
@@ -113,7 +113,9 @@ def no_memory(rows: Sequence[Row], size: int = 0) -> OutOfMemory:
 
 
 def _embed_split(ask: Ask) -> list[Unit]:
-    return [(Row(ask, 0, ("embed", id(ask.model)), ask.arguments),)]
+    """Prompts of several asks share a call if they are plain: others may have more tokens."""
+    plain = all(isinstance(prompt, str) or prompt.plain for prompt in ask.arguments[0])
+    return [(Row(ask, 0, ("embed", id(ask.model), 0 if plain else id(ask)), ask.arguments),)]
 
 
 def _embed_call(model: Model, given: list[tuple[Any, ...]]) -> list[Any]:
@@ -123,7 +125,7 @@ def _embed_call(model: Model, given: list[tuple[Any, ...]]) -> list[Any]:
     places = {prompt: i for i, prompt in enumerate(dict.fromkeys(p for (prompts,) in given for p in prompts))}
     named = model.conditioner(tuple(places)).named()
     wanted = [[places[prompt] for prompt in prompts] for (prompts,) in given]
-    return [Cond(**{name: value[rows] for name, value in named.items()}) for rows in wanted]
+    return [made({name: value[rows] for name, value in named.items()}) for rows in wanted]
 
 
 def _embed_build(ask: Ask, answers: list[Any]) -> object:
@@ -158,15 +160,18 @@ def _denoise_split(ask: Ask) -> list[Unit]:
         by_key: dict[Hashable, list[Row]] = {}
         for k, (key, rows) in enumerate(branches):
             place = i * len(branches) + k
-            by_key.setdefault(key, []).append(Row(ask, place, (*like, key), (row, at, rows[i])))
+            by_key.setdefault(key, []).append(
+                Row(ask, place, (*like, key), (row, at, rows[i], conds[k].manner))
+            )
         units += [tuple(unit) for unit in by_key.values()]
     return units
 
 
 def _denoise_call(model: Model, given: list[tuple[Any, ...]]) -> list[Any]:
     """An estimate a row, each at the level it was asked at."""
-    x, levels, conds = zip(*given, strict=True)
-    cond = Cond(**{name: torch.cat([one[name] for one in conds]) for name in conds[0]})
+    x, levels, conds, manners = zip(*given, strict=True)
+    doors = {name: torch.cat([one[name] for one in conds]) for name in conds[0]}
+    cond = made(doors, manners[0])  # rows of one call have one key, and so one manner
     found = model.denoiser(torch.cat(x), row_levels(list(levels)), cond)
     rows = [[None] * len(x) if part is None else torch.split(part, 1) for part in _ends(found)]
     return [Estimate(at, *parts) for at, *parts in zip(levels, *rows, strict=True)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.residual import onto
 from sfumato.nn.resnet import GroupNorm
+from sfumato.nn.told import Place, Told
 
 SHORT = 128 * 128
 """Queries times keys up to which training on a CPU uses the plain formula."""
@@ -16,11 +17,11 @@ SHORT = 128 * 128
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v`` by heads (Vaswani et al. 2017, equation 1).
 
-    ``query`` (B, L, H, d), ``key`` and ``value`` (B, S, H, d); ``mask`` (B, S) bool, True where a key counts.
-    Returns (B, L, H d).
+    ``query`` (B, L, H, d), ``key`` and ``value`` (B, S, H, d); ``mask`` (B, S) or (B, L, S) bool, True where a key
+    counts. Returns (B, L, H d).
     """
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    where = None if mask is None else mask[:, None, None, :]
+    where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     if q.requires_grad and q.device.type == "cpu" and q.shape[2] * k.shape[2] <= SHORT:
         out = _attend_short(q, k, v, where)
     else:
@@ -78,18 +79,29 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         rotate: Tensor | None = None,
         rest: Tensor | None = None,
+        told: Place | None = None,
     ) -> Tensor:
         """Attend from ``x`` (B, L, width) to ``context`` (B, S, context) or to ``x`` itself.
 
         ``mask`` (B, S) is True where a context token counts; ``rotate`` (L, d/2) are rotary angles. The
-        result is added to ``rest`` (B, L, width) if that is given.
+        result is added to ``rest`` (B, L, width) if that is given. ``told`` is what is not as usual.
         """
-        query, key, value = (t.view(*t.shape[:-1], self.heads, -1) for t in self.project(x, context))
+        query, key, value = self.project(x, context)
+        if told is not None and context is None:
+            query = told.blurred(query)
+        query, key, value = (t.view(*t.shape[:-1], self.heads, -1) for t in (query, key, value))
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
+        if told is not None and context is None:
+            query, key = told.aligned(query, key)
         if rotate is not None:
             query, key = turn(query, rotate), turn(key, rotate)
-        seen = attend(query, key, value, mask)
+        if told is None:
+            seen = attend(query, key, value, mask)
+        elif context is None:
+            seen = told.look(query, key, value)
+        else:
+            seen = attend(query, key, value, told.seen(mask))
         if rest is not None:
             return onto(rest, self.out, seen)
         out: Tensor = self.out(seen)
@@ -135,9 +147,11 @@ class SpatialAttention(nn.Module):
         self.norm = GroupNorm(groups, width, eps)
         self.attention = Attention(width, heads)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        out = self.attention(places(self.norm(x)), rest=places(x))
+    def forward(self, x: Tensor, told: Place | None = None) -> Tensor:
+        """Map (B, C, H, W) to the same shape; ``told`` is what is not as usual."""
+        if told is not None and told.skipped:
+            return x
+        out = self.attention(places(self.norm(x)), rest=places(x), told=told)
         return picture(out, x)
 
 
@@ -177,13 +191,15 @@ class TextBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.mlp = GatedMLP(width, mlp)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Map ``x`` (B, L, width), steered by ``tokens`` (B, S, context)."""
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None, told: Place | None = None) -> Tensor:
+        """Map ``x`` (B, L, width), steered by ``tokens`` (B, S, context); ``told`` is what is not as usual."""
+        if told is not None and told.skipped:
+            return x
         if self.only_text:
-            x = self.self_attention(self.norm1(x), tokens, mask, rest=x)
+            x = self.self_attention(self.norm1(x), tokens, mask, rest=x, told=told)
         else:
-            x = self.self_attention(self.norm1(x), rest=x)
-        x = self.text_attention(self.norm2(x), tokens, mask, rest=x)
+            x = self.self_attention(self.norm1(x), rest=x, told=told)
+        x = self.text_attention(self.norm2(x), tokens, mask, rest=x, told=told)
         out: Tensor = self.mlp(self.norm3(x), rest=x)
         return out
 
@@ -210,11 +226,22 @@ class SpatialTransformer(nn.Module):
         self.blocks = nn.ModuleList(TextBlock(width, heads, context, mlp, only_text) for _ in range(depth))
         self.leave = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map ``x`` (B, C, H, W) to the same shape, steered by ``tokens`` (B, S, context)."""
+    def forward(
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        told: Told | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Map ``x`` (B, C, H, W) to the same shape, steered by ``tokens`` (B, S, context).
+
+        ``told`` is what is not as usual, ``first`` the number of the first layer among the network's.
+        """
         rows = self.enter(places(self.norm(x)))
-        for block in self.blocks:
-            rows = block(rows, tokens, mask)
+        for number, block in enumerate(self.blocks, first):
+            at = None if told is None else told.at(number, (x.shape[-2], x.shape[-1]))
+            rows = block(rows, tokens, mask, at)
         return picture(onto(places(x), self.leave, rows), x)
 
 

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import Attention, grid_angles
 from sfumato.nn.embed import MLP, sinusoid
+from sfumato.nn.told import Place, told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.modulate = zeros(nn.Linear(width, 2 * width))
         self.leave = zeros(nn.Linear(width, patch * patch * config.outer))
+        self.attention_layers = ("block",) * config.depth
 
     def forward(
         self,
@@ -72,12 +75,17 @@ class DiT(nn.Module):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
     ) -> Tensor:
         """The network's output (B, outer, H, W) for ``x`` (B, inner, H, W) at ``clock`` (B,).
 
         ``tokens`` (B, L, tokens) with ``mask`` (B, L), True where a token counts; ``vector`` (B, vector);
         ``label`` (B,) class numbers. Sides need not be multiples of the patch: they are padded and cut again.
+        ``manner``, ``regions`` and ``owner`` are Cond's.
         """
+        told = told_of(manner, regions, owner)
         config = self.config
         if config.tokens and tokens is None:
             raise ValueError("this network reads text: give it tokens")
@@ -94,8 +102,9 @@ class DiT(nn.Module):
         size = config.width // config.heads
         rotate = grid_angles(rows, columns, size, theta=config.theta, device=x.device)
         h = patches.permute(0, 2, 3, 1).flatten(1, 2)
-        for block in self.blocks:
-            h = block(h, steer, tokens=tokens, mask=mask, rotate=rotate)
+        for number, block in enumerate(self.blocks):
+            at = None if told is None else told.at(number, (rows, columns))
+            h = block(h, steer, tokens=tokens, mask=mask, rotate=rotate, told=at)
         shift, scale = self.modulate(steer).chunk(2, dim=1)
         h = self.leave(modulated(h, shift, scale, config.eps))
         return unpatch(h, rows, columns, config.patch)[..., :height, :width]
@@ -128,17 +137,21 @@ class DiTBlock(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         rotate: Tensor | None = None,
+        told: Place | None = None,
     ) -> Tensor:
         """Map ``x`` (B, L, width), steered by ``steer`` (B, width), which is already through SiLU.
 
-        ``tokens`` and ``mask`` as in DiT; ``rotate`` (L, d/2) are the rotary angles of the patches.
+        ``tokens`` and ``mask`` as in DiT; ``rotate`` (L, d/2) are the rotary angles of the patches; ``told`` is what
+        is not as usual.
         """
+        if told is not None and told.skipped:
+            return x
         parts = self.modulate(steer).chunk(6, dim=1)
         shift, scale, gate = parts[:3]
-        seen = self.attention(modulated(x, shift, scale, self.eps), rotate=rotate)
+        seen = self.attention(modulated(x, shift, scale, self.eps), rotate=rotate, told=told)
         x = torch.addcmul(x, gate[:, None], seen)
         if self.text is not None and self.text_norm is not None:
-            x = self.text(self.text_norm(x), tokens, mask, rest=x)
+            x = self.text(self.text_norm(x), tokens, mask, rest=x, told=told)
         shift, scale, gate = parts[3:]
         hidden = F.gelu(self.first(modulated(x, shift, scale, self.eps)), approximate="tanh")
         return torch.addcmul(x, gate[:, None], self.second(hidden))

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import RMSNorm, attend
 from sfumato.nn.joint import EPS, JointBlock, Steer, axis_angles, gated, shifted, turned
+from sfumato.nn.told import Place, told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,31 @@ class SingleBlock(nn.Module):
         self.k_norm = RMSNorm(width // heads, EPS)
         self.leave = nn.Linear(5 * width, width)
 
-    def forward(self, x: Tensor, steer: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """Map ``x`` (B, S + L, D), steered by ``steer`` (B, D), at positions ``turn`` (S + L, d / 2)."""
+    def forward(
+        self,
+        x: Tensor,
+        steer: Tensor,
+        turn: tuple[Tensor, Tensor],
+        told: Place | None = None,
+        text: int = 0,
+    ) -> Tensor:
+        """Map ``x`` (B, S + L, D), steered by ``steer`` (B, D), at positions ``turn`` (S + L, d / 2).
+
+        ``told`` is what is not as usual, ``text`` is S.
+        """
+        if told is not None and told.skipped:
+            return x
         width = x.shape[-1]
         shift, scale, gate = self.modulation(steer).chunk(3, dim=-1)
         qkv, hidden = self.enter(shifted(x, shift, scale)).split((3 * width, 4 * width), dim=-1)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        query, key = turned(self.q_norm(query), *turn), turned(self.k_norm(key), *turn)
-        seen = attend(query, key, value)
+        if told is not None:
+            query = told.blurred(query, text)
+        query, key = self.q_norm(query), self.k_norm(key)
+        if told is not None:
+            query, key = told.aligned(query, key, text)
+        query, key = turned(query, *turn), turned(key, *turn)
+        seen = attend(query, key, value) if told is None else told.look(query, key, value, text)
         return gated(x, gate, self.leave(torch.cat((seen, F.gelu(hidden, approximate="tanh")), dim=-1)))
 
 
@@ -72,6 +91,7 @@ class Flux(nn.Module):
         self.single_blocks = nn.ModuleList(SingleBlock(width, config.heads) for _ in range(config.single))
         self.modulation = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, 4 * config.outer)
+        self.attention_layers = ("double",) * config.double + ("single",) * config.single
 
     def forward(
         self,
@@ -83,12 +103,16 @@ class Flux(nn.Module):
         guidance: Tensor | None = None,
         reference: Tensor | None = None,
         mask: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
         ``tokens`` (B, S, tokens), of which padding counts like the rest (``mask`` is not read); ``vector`` (B,
         vector); ``guidance`` (B,) the strength of distilled guidance; ``reference`` (B, C, H', W') a picture's
-        latents to look at (Kontext). Sides are even; ValueError otherwise.
+        latents to look at (Kontext). Sides are even; ValueError otherwise. ``manner``, ``regions`` and ``owner`` are
+        Cond's.
         """
         if any(side % 2 for side in (*x.shape[-2:], *(() if reference is None else reference.shape[-2:]))):
             raise ValueError(f"sides {tuple(x.shape[-2:])} must be even")
@@ -102,12 +126,13 @@ class Flux(nn.Module):
         turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta, wide)
         steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance.double(), x)
         h, text = self.enter(rows), self.words(tokens)
-        for block in self.double_blocks:
-            h, text = block(h, text, steer, turn)
+        told, sides, last = told_of(manner, regions, owner), (height, width), len(self.double_blocks)
+        for number, block in enumerate(self.double_blocks):
+            h, text = block(h, text, steer, turn, None if told is None else told.at(number, sides))
         count = text.shape[1]
         h = torch.cat((text, h), dim=1)
-        for block in self.single_blocks:
-            h = block(h, steer, turn)
+        for number, block in enumerate(self.single_blocks, last):
+            h = block(h, steer, turn, None if told is None else told.at(number, sides), count)
         h = h[:, count : count + height * width]
         h = self.leave(shifted(h, *self.modulation(steer).chunk(2, dim=-1)))
         return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), 2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.attention import RMSNorm, attend
 from sfumato.nn.embed import MLP, sinusoid
+from sfumato.nn.told import Place
 
 EPS = 1e-6
 CLOCK = 256
@@ -35,9 +36,11 @@ class Heads(nn.Module):
         self.q_norm = RMSNorm(width // heads, EPS) if norm else None
         self.k_norm = RMSNorm(width // heads, EPS) if norm else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three of (B, L, H, d) for ``x`` (B, L, D)."""
+    def forward(self, x: Tensor, told: Place | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Three of (B, L, H, d) for ``x`` (B, L, D); ``told`` is what is not as usual."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if told is not None:
+            query = told.blurred(query)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         return query, key, value
@@ -70,13 +73,17 @@ class Stream(nn.Module):
         told: Tensor = self.modulation(steer)
         return tuple(told.unflatten(-1, (-1, self.modulation.in_features)).unbind(-2))  # type: ignore[no-untyped-call]
 
-    def finish(self, x: Tensor, seen: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    def finish(self, x: Tensor, seen: Tensor, parts: tuple[Tensor, ...], told: Place | None = None) -> Tensor:
         """``x`` (B, L, D) with what was ``seen`` (B, L, D), the second attention and the perceptron added."""
         before = x
         x = gated(x, parts[2], self.out(seen))
         if self.look2 is not None and self.out2 is not None:
-            query, key, value = self.look2(shifted(before, parts[6], parts[7]))
-            x = gated(x, parts[8], self.out2(attend(query, key, value)))
+            query, key, value = self.look2(shifted(before, parts[6], parts[7]), told)
+            if told is None:
+                again = attend(query, key, value)
+            else:
+                again = told.look(*told.aligned(query, key), value)
+            x = gated(x, parts[8], self.out2(again))
         hidden = F.gelu(self.up(shifted(x, parts[3], parts[4])), approximate="tanh")
         return gated(x, parts[5], self.down(hidden))
 
@@ -93,21 +100,31 @@ class JointBlock(nn.Module):
         self.text = Stream(width, heads, norm=norm, last=last)
 
     def forward(
-        self, x: Tensor, text: Tensor, steer: Tensor, turn: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        text: Tensor,
+        steer: Tensor,
+        turn: tuple[Tensor, Tensor] | None = None,
+        told: Place | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Map picture ``x`` (B, L, D) and ``text`` (B, S, D), steered by ``steer`` (B, D), already through SiLU.
 
-        ``turn`` are the cosines and sines of the positions, text first (S + L, d / 2).
+        ``turn`` are the cosines and sines of the positions, text first (S + L, d / 2); ``told`` is what is not as
+        usual.
         """
+        if told is not None and told.skipped:
+            return x, text
         ours, theirs = self.picture.parts(steer), self.text.parts(steer)
-        picture = self.picture.look(shifted(x, *ours[:2]))
+        picture = self.picture.look(shifted(x, *ours[:2]), told)
         words = self.text.look(shifted(text, *theirs[:2]))
         query, key, value = (torch.cat(pair, dim=1) for pair in zip(words, picture, strict=True))
+        count = text.shape[1]
+        if told is not None:
+            query, key = told.aligned(query, key, count)
         if turn is not None:
             query, key = turned(query, *turn), turned(key, *turn)
-        seen = attend(query, key, value)
-        count = text.shape[1]
-        x = self.picture.finish(x, seen[:, count:], ours)
+        seen = attend(query, key, value) if told is None else told.look(query, key, value, count)
+        x = self.picture.finish(x, seen[:, count:], ours, told)
         return x, text if self.text.last else self.text.finish(text, seen[:, :count], theirs)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.joint import JointBlock, Steer, shifted
+from sfumato.nn.told import told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +53,25 @@ class MMDiT(nn.Module):
         )
         self.modulation = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, config.patch**2 * config.outer)
+        self.attention_layers = ("block",) * config.depth
 
     def forward(
-        self, x: Tensor, clock: Tensor, *, tokens: Tensor, vector: Tensor, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        *,
+        tokens: Tensor,
+        vector: Tensor,
+        mask: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
         ``tokens`` (B, S, tokens), of which padding counts like the rest (``mask`` is not read); ``vector`` (B,
-        vector). Sides are multiples of the patch, at most ``patch side``; ValueError otherwise.
+        vector). Sides are multiples of the patch, at most ``patch side``; ValueError otherwise. ``manner``, ``regions``
+        and ``owner`` are Cond's.
         """
         patch, side = self.config.patch, self.config.side
         height, width = (s // patch for s in x.shape[-2:])
@@ -71,8 +84,10 @@ class MMDiT(nn.Module):
         h = self.enter(x).flatten(2).transpose(1, 2) + table.to(x.dtype)
         steer = self.steer(clock, vector, None, x)
         text = self.words(tokens)
-        for block in self.blocks:
-            h, text = block(h, text, steer)
+        told = told_of(manner, regions, owner)
+        for number, block in enumerate(self.blocks):
+            at = None if told is None else told.at(number, (height, width))
+            h, text = block(h, text, steer, None, at)
         h = self.leave(shifted(h, *self.modulation(steer).chunk(2, dim=-1)))
         rows = h.view(len(x), height, width, patch, patch, self.config.outer)
         out: Tensor = rows.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from sfumato.nn.kernels.norm_silu import group_norm_silu
 from sfumato.nn.residual import onto
+from sfumato.nn.told import around
+
+Wrap = tuple[bool, bool] | None
+"""The axes over which convolutions go on from the other edge, where any do."""
 
 
 class GroupNorm(nn.GroupNorm):
@@ -55,9 +59,11 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.dropout = dropout
 
-    def forward(self, x: Tensor, clock: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, clock: Tensor | None = None, wrap: Wrap = None) -> Tensor:
         """Map ``x`` (B, inner, H, W) to (B, outer, H, W); ``clock`` (B, clock) is already through SiLU."""
         h = self.norm1(x)
+        if wrap is not None:
+            return self._around(x, h, clock, wrap)
         if self.clock is None or clock is None:
             h = self.norm2(self.conv1(h))
         elif self.scale_shift:
@@ -70,6 +76,19 @@ class ResBlock(nn.Module):
         if self.short is None:
             return onto(x, self.conv2, h)
         return onto(self.short(x), self.conv2, h, overwrite=True)
+
+    def _around(self, x: Tensor, h: Tensor, clock: Tensor | None, wrap: tuple[bool, bool]) -> Tensor:
+        """The rest of ``forward`` after the first norm ``h``, with convolutions that go round; for inference."""
+        if self.clock is None or clock is None:
+            h = self.norm2(around(self.conv1, h, wrap))
+        elif self.scale_shift:
+            scale, shift = self.clock(clock).chunk(2, dim=1)
+            h = self.norm2(around(self.conv1, h, wrap), scale, shift)
+        else:
+            shift = self.clock(clock)
+            h = self.norm2(around(lambda wide: self.shifted(wide, shift), h, wrap))
+        rest = x if self.short is None else self.short(x)
+        return rest + around(self.conv2, h, wrap)
 
     def shifted(self, x: Tensor, shift: Tensor) -> Tensor:
         """The first convolution of ``x``, plus ``shift`` (B, outer)."""
@@ -86,8 +105,13 @@ class Halve(nn.Module):
         self.conv = nn.Conv2d(channels, outer or channels, 3, stride=2, padding=pad)
         self.pad = pad
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, wrap: Wrap = None) -> Tensor:
         """Map (B, C, H, W) to (B, outer, ceil(H/2), ceil(W/2))."""
+        if wrap is not None:
+            return around(self._plain, x, wrap, stride=2)
+        return self._plain(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
         if not self.pad:
             x = F.pad(x, (0, 1, 0, 1))
         out: Tensor = self.conv(x)
@@ -102,8 +126,10 @@ class Double(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, outer or channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None, wrap: Wrap = None) -> Tensor:
         """Map (B, C, H, W) to (B, outer, 2H, 2W), or to ``size`` where an odd side was halved."""
         x = F.interpolate(x, size=size) if size else F.interpolate(x, scale_factor=2.0)
+        if wrap is not None:
+            return around(self.conv, x, wrap)
         out: Tensor = self.conv(x)
         return out

@@ -14,9 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import SpatialAttention, SpatialTransformer
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock
+from sfumato.nn.told import Told, around, told_of
 
 Look = Literal["none", "self", "text"]
 
@@ -104,6 +106,17 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(width, config.outer, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.attention_layers = self._number()
+
+    def _number(self) -> tuple[str, ...]:
+        """Give every stage the number of its first attention layer; returns where each layer lies."""
+        found: list[str] = []
+        for name, part in (("down", self.down), ("middle", [self.middle, self.after]), ("up", self.up)):
+            for stage in part:
+                if isinstance(stage, Stage):
+                    stage.first = len(found)
+                    found += [name] * stage.layers
+        return tuple(found)
 
     def forward(
         self,
@@ -114,13 +127,18 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
     ) -> Tensor:
         """The network's output (B, outer, H, W) for ``x`` (B, inner, H, W) at ``clock`` (B,).
 
         ``tokens`` (B, L, tokens) with ``mask`` (B, L), True where a token counts; ``vector`` (B, vector);
-        ``label`` (B,) class numbers. Odd sides are allowed.
+        ``label`` (B,) class numbers. Odd sides are allowed. ``manner``, ``regions`` and ``owner`` are Cond's.
         """
         config = self.config
+        told = told_of(manner, regions, owner)
+        wrap = None if told is None else told.wrap
         steer = self.clock(
             sinusoid(clock, config.widths[0], cos_first=config.cos_first, shift=config.shift, like=x)
         )
@@ -129,20 +147,21 @@ class UNet(nn.Module):
         if self.label is not None and label is not None:
             steer = steer + self.label(label)
         steer = self.act(steer)
-        h = self.enter(x)
+        h = self.enter(x) if wrap is None else around(self.enter, x, wrap)
         skips: list[Tensor] = [h]
         for layer in self.down:
-            h = layer(h, steer, tokens, mask) if isinstance(layer, Stage) else layer(h)
+            h = layer(h, steer, tokens, mask, told) if isinstance(layer, Stage) else layer(h, wrap)
             skips.append(h)
-        h = self.middle(h, steer, tokens, mask)
-        h = self.after(h, steer, tokens, mask)
+        h = self.middle(h, steer, tokens, mask, told)
+        h = self.after(h, steer, tokens, mask, told)
         for layer in self.up:
             if isinstance(layer, Stage):
-                h = layer(torch.cat((h, skips.pop()), dim=1), steer, tokens, mask)
+                h = layer(torch.cat((h, skips.pop()), dim=1), steer, tokens, mask, told)
             else:
                 height, width = skips[-1].shape[-2:]
-                h = layer(h, (height, width))
-        out: Tensor = self.leave(self.norm(h))
+                h = layer(h, (height, width), wrap)
+        h = self.norm(h)
+        out: Tensor = self.leave(h) if wrap is None else around(self.leave, h, wrap)
         return out
 
 
@@ -171,6 +190,7 @@ class Stage(nn.Module):
             dropout=config.dropout,
         )
         heads = config.heads or max(1, outer // config.head)
+        self.first, self.layers = 0, 0 if look == "none" else depth if look == "text" else 1
         self.look: SpatialAttention | SpatialTransformer | None = None
         if look == "self":
             self.look = SpatialAttention(outer, heads, groups=config.groups, eps=config.eps)
@@ -185,14 +205,21 @@ class Stage(nn.Module):
                 only_text=only_text,
             )
 
-    def forward(self, x: Tensor, steer: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Map ``x`` (B, inner, H, W) to (B, outer, H, W)."""
-        h: Tensor = self.block(x, steer)
+    def forward(
+        self,
+        x: Tensor,
+        steer: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        told: Told | None = None,
+    ) -> Tensor:
+        """Map ``x`` (B, inner, H, W) to (B, outer, H, W); ``told`` is what is not as usual."""
+        h: Tensor = self.block(x, steer) if told is None else self.block(x, steer, told.wrap)
         if isinstance(self.look, SpatialTransformer):
             if tokens is None:
                 raise ValueError("this network reads text: give it tokens")
-            out: Tensor = self.look(h, tokens, mask)
+            out: Tensor = self.look(h, tokens, mask, told, self.first)
             return out
         if self.look is not None:
-            h = self.look(h)
+            h = self.look(h, None if told is None else told.at(self.first, (h.shape[-2], h.shape[-1])))
         return h
