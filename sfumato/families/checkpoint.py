@@ -11,6 +11,7 @@ from torch import nn
 from sfumato.errors import WeightsError
 from sfumato.families import shapes
 from sfumato.families.keys.joint import flux_table, mmdit_table
+from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.keys.vae import table as vae_table
@@ -19,6 +20,7 @@ from sfumato.families.signatures import FOLDERS, Found, networks, place_of, reco
 from sfumato.nn.clip import ClipConfig, ClipText
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT
+from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.t5 import T5Encoder
 from sfumato.nn.tiny import TinyVae
 from sfumato.nn.unet import UNet, UNetConfig
@@ -31,8 +33,9 @@ from sfumato.weights.source import Source
 class Part:
     """One network of a checkpoint: what it is, and how it is made and filled.
 
-    ``kind`` is "unet", "mmdit", "flux", "vae", "tiny", "clip" or "t5"; ``layout`` is "original" or "diffusers";
-    ``config`` the network's own, read from shapes; ``linear`` belongs to U-Nets (see shapes.unet).
+    ``kind`` is one of NETWORKS; ``layout`` is "original" or "diffusers"; ``config`` the network's own, read from
+    shapes; ``linear`` belongs to U-Nets (see shapes.unet). ``pipeline`` is the class of diffusers' pipeline that the
+    folder names, empty for files.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Part:
     source: Source
     config: Any
     linear: bool = True
+    pipeline: str = ""
 
     @property
     def table(self) -> KeyTable:
@@ -56,6 +60,8 @@ class Part:
 TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "mmdit": mmdit_table,
     "flux": flux_table,
+    "pixart": pixart_table,
+    "dit": dit_table,
     "vae": vae_table,
     "tiny": tiny_table,
     "clip": clip_table,
@@ -65,6 +71,8 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "unet": UNet,
     "mmdit": MMDiT,
     "flux": Flux,
+    "pixart": SincosDiT,
+    "dit": SincosDiT,
     "vae": Vae,
     "tiny": TinyVae,
     "clip": ClipText,
@@ -87,7 +95,11 @@ class Checkpoint:
 def open_checkpoint(source: Source) -> Checkpoint:
     """The networks of ``source``; WeightsError, with what was looked for, if there is none that is known."""
     found = {place: recognise(one, place or source.path.name) for place, one in networks(source).items()}
-    parts = {place_of(one.kind, place): part_of(one, place) for place, one in found.items()}
+    named = str(source.config.get("_class_name", ""))
+    parts = {
+        place_of(one.kind, place): replace(part_of(one, place), pipeline=named)
+        for place, one in found.items()
+    }
     configs = {name: part.config for name, part in source.parts.items()}
     if not parts:
         raise WeightsError(
@@ -138,6 +150,12 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
             end=config.vocabulary - 1 if end == 2 else end,
             eps=told.get("layer_norm_eps", config.eps),
         )
+    if isinstance(config, SincosConfig) and told:
+        side = told["sample_size"] // config.patch if "sample_size" in told else config.side
+        usual = max(side * config.patch // 64, 1) if config.single else 1
+        heads = told.get("num_attention_heads", config.heads)
+        extent = side / (told.get("interpolation_scale") or usual)
+        return replace(config, heads=heads, side=side, extent=extent)
     if isinstance(config, FluxConfig) and told:
         return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
     return config
@@ -146,6 +164,8 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
 READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "mmdit": shapes.mmdit,
     "flux": shapes.flux,
+    "pixart": shapes.pixart,
+    "dit": shapes.dit,
     "vae": shapes.vae,
     "tiny": shapes.tiny,
     "clip": shapes.clip,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import WeightsError
+from sfumato.families.further import FURTHER
 from sfumato.families.signatures import PREFIXES, Found, networks, place_of, recognise
 from sfumato.weights.header import Entry
 from sfumato.weights.source import Source, sha256
@@ -26,6 +27,7 @@ TITLES = {
     "x4": "Stable Diffusion x4 upscaler",
     "sd3": "Stable Diffusion 3",
     "flux": "FLUX.1",
+    **{one.family: one.title for one in FURTHER.values()},
 }
 NEEDS = {
     "sd1": ("denoiser", "vae", "text"),
@@ -34,6 +36,7 @@ NEEDS = {
     "x4": ("denoiser", "vae", "text"),
     "sd3": ("denoiser", "vae", "text", "text_2"),
     "flux": ("denoiser", "vae", "text", "text_3"),
+    **{one.family: one.needs for one in FURTHER.values()},
 }
 INPUTS = {4: "base", 9: "inpainting", 8: "instruct", 7: "upscaler"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
@@ -110,7 +113,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
         facts = {place: facts_of(one) for place, one in found.items()}
     except (KeyError, IndexError) as error:
         raise WeightsError(f"{source.path} looks like a known network, but {error} does not fit") from error
-    family, variant = family_of(found, facts)
+    family, variant = family_of(found, facts, str(source.config.get("_class_name", "")))
     prediction, why = predicted(family, source, found) if family else (None, None)
     others = _others(source) if "" not in asked else []
     layouts = {one.layout for one in found.values()}
@@ -148,6 +151,8 @@ def needed(family: str | None, variant: str | None) -> tuple[str, ...]:
 def facts_of(network: Found) -> dict[str, int | bool]:
     """The sizes of ``network`` that tell families and variants apart; KeyError if one of its keys is missing."""
     shapes, original = network.source.shapes, network.layout == "original"
+    if network.kind in FURTHER:
+        return FURTHER[network.kind].facts(shapes, original)
 
     def count(before: str) -> int:
         return len({key[len(before) :].split(".")[0] for key in shapes if key.startswith(before)})
@@ -207,12 +212,15 @@ def facts_of(network: Found) -> dict[str, int | bool]:
 
 
 def family_of(
-    found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bool]]
+    found: Mapping[str, Found], facts: Mapping[str, dict[str, int | bool]], pipeline: str = ""
 ) -> tuple[str | None, str | None]:
-    """Family and variant of a denoiser; None for other networks."""
+    """Family and variant of a denoiser, of a folder for a class of ``pipeline``; None for other networks."""
     if "denoiser" not in found:
         return None, None
     kind, told = found["denoiser"].kind, facts["denoiser"]
+    if kind in FURTHER:
+        one = FURTHER[kind]
+        return one.family, one.variant(told, found["denoiser"].source, pipeline)
     if kind == "mmdit":
         if not told["norm"]:
             return "sd3", "3 medium"
@@ -246,6 +254,8 @@ def predicted(family: str, source: Source, found: Mapping[str, Found]) -> tuple[
     if "edm_mean" in source.entries:
         return "edm", "markers edm_mean and edm_std: preconditioned as Karras et al. 2022 do"
     denoiser = found["denoiser"].source
+    if found["denoiser"].kind in FURTHER:
+        return FURTHER[found["denoiser"].kind].predicts, "the family's"
     if family == "sd2" and V_BIAS in denoiser.entries:
         spread = deviation(denoiser[V_BIAS])
         sign = "above" if spread > V_SPREAD else "not above"

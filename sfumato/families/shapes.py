@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.mmdit import MMDiTConfig
+from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.t5 import T5Config
 from sfumato.nn.tiny import TinyConfig
 from sfumato.nn.unet import Look, UNetConfig
@@ -228,3 +229,59 @@ def flux(shapes: Shapes, layout: str) -> FluxConfig:
         guidance=guidance in shapes,
         axes=(head // 8, (head - head // 8) // 2, (head - head // 8) // 2),
     )
+
+
+def pixart(shapes: Shapes, layout: str) -> SincosConfig:
+    """The transformer of PixArt of ``shapes``; see ``sincos``.
+
+    The side in training is told by the authors' table of positions where there is one. Its extent is 32 for all but
+    the PixArt-alpha of 256 pixels, which the authors' embedding of no text, of 120 tokens, tells from Sigma's.
+    """
+    original = layout == "original"
+    words = shapes["y_embedder.y_proj.fc1.weight" if original else "caption_projection.linear_1.weight"]
+    size = (
+        "csize_embedder.mlp.0.weight" if original else "adaln_single.emb.resolution_embedder.linear_1.weight"
+    )
+    side = math.isqrt(shapes.get("pos_embed", (0, 64 * 64))[1])
+    nothing = shapes.get("y_embedder.y_embedding", (0, 0))[0]
+    extent = 16.0 if side == 16 and nothing == 120 else 32.0
+    leave = shapes["final_layer.linear.weight" if original else "proj_out.weight"]
+    return SincosConfig(
+        **_sincos(shapes, original, leave[0]),
+        tokens=words[1],
+        single=True,
+        sizes=size in shapes,
+        side=side,
+        extent=extent,
+    )
+
+
+def dit(shapes: Shapes, layout: str) -> SincosConfig:
+    """The DiT of ``shapes``; see ``sincos``. Without a table of positions it is that of 256 pixels."""
+    original = layout == "original"
+    table = (
+        "y_embedder.embedding_table.weight"
+        if original
+        else "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+    )
+    side = math.isqrt(shapes.get("pos_embed", (0, 16 * 16))[1])
+    leave = shapes["final_layer.linear.weight" if original else "proj_out_2.weight"]
+    return SincosConfig(
+        **_sincos(shapes, original, leave[0]), classes=shapes[table][0], side=side, extent=float(side)
+    )
+
+
+def _sincos(shapes: Shapes, original: bool, leave: int) -> dict[str, int]:
+    """What DiT and PixArt have in common: heads are of 72 values in their XL sizes, of 64 in the others."""
+    enter = shapes["x_embedder.proj.weight" if original else "pos_embed.proj.weight"]
+    up = shapes["blocks.0.mlp.fc1.weight" if original else "transformer_blocks.0.ff.net.0.proj.weight"]
+    width, patch = enter[0], enter[2]
+    return {
+        "depth": count(shapes, "blocks.{}." if original else "transformer_blocks.{}."),
+        "width": width,
+        "heads": width // 72 if width % 72 == 0 else max(1, width // 64),
+        "channels": enter[1],
+        "outer": leave // patch**2,
+        "patch": patch,
+        "mlp": up[0] // width,
+    }

@@ -48,6 +48,9 @@ SAMPLERS = {
 LEADING = {"PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler"}
 """Those whose steps are spaced "leading" where their settings do not say; the others' are "linspace"."""
 
+DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"}
+"""Those that space one step more than they make, and leave out the lowest."""
+
 PREDICTED = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
 BIAS = {
@@ -189,7 +192,9 @@ def _told_table(plain: Process, told: Told, named: str, path: str) -> Process:
     spacing = told.get("timestep_spacing") or ("leading" if named in LEADING else "linspace")
     if spacing not in ("leading", "trailing", "linspace"):
         raise WeightsError(f"the scheduler of {path} says timestep_spacing = {spacing!r}, which is not known")
-    grid = spacing if spacing != "leading" or offset == 1 else f"leading(offset={offset})"
+    options = ["drop=true"] if named in DROPPING and spacing != "trailing" else []
+    options += [f"offset={offset}"] if spacing == "leading" and offset != 1 else []
+    grid = f"{spacing}({', '.join(options)})" if options else spacing
     for flag, name in (("karras", "karras"), ("exponential", "exponential"), ("beta", "beta(over=ratio)")):
         grid = name if told.get(f"use_{flag}_sigmas") else grid
     last = told.get("set_alpha_to_one") is False or told.get("final_sigmas_type") == "sigma_min"

@@ -16,15 +16,18 @@ from sfumato.process.spacing_sigma import measured
 from sfumato.process.table import Table
 
 
-def linspace(schedule: Schedule, steps: int) -> list[Level]:
+def linspace(schedule: Schedule, steps: int, *, drop: bool = False) -> list[Level]:
     """Times on a line down from t_max.
 
     Of a discrete schedule, whole indices from the last to 0, both included, rounded half to even (Lin et al.
-    2024, table 2: "linspace"); a single step begins at the last. Of a continuous schedule, even steps towards
-    time 0, which is left to the final level.
+    2024, table 2: "linspace"); a single step begins at the last. With ``drop`` these are n + 1, of which index 0 is
+    left out (diffusers' DPM-Solver, DEIS and UniPC). Of a continuous schedule, even steps towards time 0, which is
+    left to the final level.
     """
     if not isinstance(schedule, Table):
         return [schedule.level(schedule.t_max * (1 - i / steps)) for i in range(steps)]
+    if drop:
+        return linspace(schedule, steps + 1)[:-1]
     if steps == 1:
         return [schedule.level(schedule.t_max)]
     stride = schedule.t_max / (steps - 1)
@@ -32,14 +35,16 @@ def linspace(schedule: Schedule, steps: int) -> list[Level]:
     return [schedule.level(schedule.t_max), *inner]
 
 
-def leading(schedule: Schedule, steps: int, *, offset: int = 1) -> list[Level]:
+def leading(schedule: Schedule, steps: int, *, offset: int = 1, drop: bool = False) -> list[Level]:
     """Indices ``i (T // n) + offset``, highest first.
 
-    (Lin et al. 2024, table 2: "leading".) ``offset`` 1 is Stable Diffusion's, and diffusers' ``steps_offset``; at
+    With ``drop`` these are n + 1, of which the lowest is left out (diffusers' DPM-Solver, DEIS and UniPC). (Lin et al. 2024, table 2: "leading".) ``offset`` 1 is Stable Diffusion's, and diffusers' ``steps_offset``; at
     n = T, where it would leave the table, it gives way. Discrete schedules only. InvalidRequest for any other
     offset that leaves the table.
     """
     table = _table(schedule, "leading")
+    if drop:
+        return leading(schedule, steps + 1, offset=offset)[:-1]
     total = len(table.signal)
     stride = total // steps
     room = total - 1 - (steps - 1) * stride

@@ -64,6 +64,8 @@ def _from_json(path: Path) -> Callable[[str], list[int]]:
         made = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exception for everything
         raise WeightsError(f"T5's vocabulary {path} cannot be read: {error}") from error
+    made.no_padding()  # some files keep what a tokenizer was last asked for
+    made.no_truncation()
 
     def split(prompt: str) -> list[int]:
         ids: list[int] = made.encode(prompt, add_special_tokens=False).ids

@@ -67,8 +67,9 @@ def redraw(module: nn.Module, seed: int = 1) -> None:
         for name, parameter in part.named_parameters(recurse=False)
         if name == "weight"
     }
-    for _, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
-        if not tensor.is_floating_point():
+    kept = module.state_dict().keys()  # tables that are computed are no weights
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
+        if name not in kept or not tensor.is_floating_point():
             continue
         draw = torch.randn(tensor.shape, generator=draws)
         wide = tensor.ndim > 1 and len(tensor) < 1000 and tensor.shape[0] > 1
@@ -434,9 +435,17 @@ def peer(make: Callable[[], Any], folder: Path, **options: Any) -> Peer:
     pipe = make()
     for number, name in enumerate(NETWORKS):
         network = getattr(pipe, name, None)
+        # One in float64 was another pipeline's before.
+        if network is not None and next(network.parameters()).dtype != torch.float64:
+            redraw(network, seed=number)
+    return saved(pipe, folder, **options)
+
+
+def saved(pipe: Any, folder: Path, **options: Any) -> Peer:
+    """``pipe`` saved to ``folder`` in float32, then in float64."""
+    for name in NETWORKS:
+        network = getattr(pipe, name, None)
         if network is not None:
-            if next(network.parameters()).dtype != torch.float64:  # else it was another pipeline's before
-                redraw(network, seed=number)
             network.float().eval()
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(folder, **options)

@@ -1,0 +1,91 @@
+"""What ``inspect`` knows of the further families: titles, parts, facts and variants by kind; no torch is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sfumato.weights.source import Source
+
+Shapes = Mapping[str, tuple[int, ...]]
+Facts = dict[str, int | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Further:
+    """A family whose denoiser is of a kind of its own: its name and title, the parts of a picture, what it predicts.
+
+    ``facts`` are sizes from shapes and whether the layout is the authors'; ``variant`` names one by these, the whole
+    source and the class of the pipeline that a folder names.
+    """
+
+    family: str
+    title: str
+    needs: tuple[str, ...]
+    facts: Callable[[Shapes, bool], Facts]
+    variant: Callable[[Facts, Source, str], str | None] = lambda facts, source, pipeline: None
+    predicts: str = "eps"
+
+
+def count(shapes: Shapes, before: str) -> int:
+    """How many different words follow ``before`` in the keys."""
+    return len({key[len(before) :].split(".")[0] for key in shapes if key.startswith(before)})
+
+
+def pixart(shapes: Shapes, original: bool) -> Facts:
+    """PixArt's."""
+    size = (
+        "csize_embedder.mlp.0.weight" if original else "adaln_single.emb.resolution_embedder.linear_1.weight"
+    )
+    return {
+        **_patches(shapes, original),
+        "tokens": shapes[
+            "y_embedder.y_proj.fc1.weight" if original else "caption_projection.linear_1.weight"
+        ][1],
+        "sizes": size in shapes,
+    }
+
+
+def dit(shapes: Shapes, original: bool) -> Facts:
+    """DiT's."""
+    table = (
+        "y_embedder.embedding_table.weight"
+        if original
+        else "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+    )
+    return {**_patches(shapes, original), "classes": shapes[table][0] - 1}
+
+
+def _patches(shapes: Shapes, original: bool) -> Facts:
+    enter = shapes["x_embedder.proj.weight" if original else "pos_embed.proj.weight"]
+    facts: Facts = {
+        "depth": count(shapes, "blocks." if original else "transformer_blocks."),
+        "width": enter[0],
+        "inputs": enter[1],
+        "patch": enter[2],
+    }
+    if "pos_embed" in shapes:
+        facts["side"] = math.isqrt(shapes["pos_embed"][1])
+    return facts
+
+
+def pixart_variant(facts: Facts, source: Source, pipeline: str) -> str:
+    """Alpha or Sigma: by the pipeline, the embedding of no text (300 tokens in Sigma's), or the sizes that are read."""
+    nothing = source.shapes.get("y_embedder.y_embedding", (0,))[0]
+    if "Sigma" in pipeline or nothing == 300:
+        return "Sigma"
+    return "alpha, 1024 pixels" if facts["sizes"] else "alpha"
+
+
+FURTHER: dict[str, Further] = {
+    "pixart": Further(
+        family="pixart",
+        title="PixArt",
+        needs=("denoiser", "vae", "text_3"),
+        facts=pixart,
+        variant=pixart_variant,
+    ),
+    "dit": Further(family="dit", title="DiT", needs=("denoiser", "vae"), facts=dit),
+}
+"""The further families by the kind of their denoiser."""

@@ -1,0 +1,174 @@
+"""PixArt-alpha, PixArt-Sigma and DiT: transformers with a fixed table of positions in Stable Diffusion's latents.
+
+Chen et al. 2023; Chen et al. 2024; Peebles & Xie 2023. Where each value comes from stands in docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from sfumato.condition import Cond, Prompt
+from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families.checkpoint import Checkpoint
+from sfumato.families.family import Family, Kit, Parts, is_kind
+from sfumato.families.keys.sincos import REPEATED
+from sfumato.model import Defaults
+from sfumato.nn.embed import sinusoid
+from sfumato.nn.joint import CLOCK
+from sfumato.process.table import linear
+from sfumato.weights.source import Source
+
+ALPHA_LENGTH, SIGMA_LENGTH = 120, 300
+"""How many tokens of T5 PixArt-alpha and PixArt-Sigma read."""
+
+
+def pixart_condition(kit: Kit, prompts: Sequence[Prompt], length: int) -> Cond:
+    """T5's states of the prompt in small letters, their padding masked; the picture's size where it is read.
+
+    A negative prompt that nobody gave is the empty text.
+    """
+    network, config = kit.nets["text_3"], kit.parts["denoiser"].config
+    assert kit.tokens is not None
+    ids, mask, _ = kit.tokens([prompt.text.lower().strip() for prompt in prompts], length)
+    place = network.token.weight.device
+    states = network(ids.to(place), mask.to(place))
+    if not config.sizes:
+        return Cond(tokens=states, mask=mask.to(place))
+    told = [(p.height, p.width, p.height / p.width if p.width else 1.0) for p in prompts]
+    measures = torch.tensor(told, dtype=torch.float64, device=place)
+    vector = sinusoid(measures.flatten(), CLOCK, like=states).view(len(prompts), -1)
+    return Cond(tokens=states, mask=mask.to(place), vector=vector)
+
+
+def alpha_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """PixArt-alpha's."""
+    return pixart_condition(kit, prompts, ALPHA_LENGTH)
+
+
+def sigma_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """PixArt-Sigma's."""
+    return pixart_condition(kit, prompts, SIGMA_LENGTH)
+
+
+def class_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """The classes that the prompts name; an empty prompt is the last label, which stands for none."""
+    nothing = kit.parts["denoiser"].config.classes - 1
+    return Cond(label=torch.tensor([class_of(p.text, kit.labels, nothing, nothing) for p in prompts]))
+
+
+def class_of(text: str, labels: Mapping[str, int], count: int, nothing: int | None) -> int:
+    """The class, below ``count``, that ``text`` names: a number, or one of ``labels`` however its letters are written.
+
+    ``nothing`` is what the empty text stands for, None if every picture has a class. InvalidRequest for other texts.
+    """
+    word = text.strip()
+    if not word and nothing is not None:
+        return nothing
+    if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < count:
+        return int(word)
+    found = {name.casefold(): number for name, number in labels.items()}
+    if word.casefold() in found:
+        return found[word.casefold()]
+    near = [name for name in labels if word and word.casefold() in name.casefold()][:5]
+    named = (
+        f" or one of its {len(labels)} names"
+        if labels
+        else ", and this checkpoint brings no names of classes"
+    )
+    hint = f"; near: {', '.join(near)}" if near else ""
+    raise InvalidRequest(f"label = {text!r} is no class: allowed are 0 to {count - 1}{named}{hint}")
+
+
+def labels_of(told: Mapping[str, object]) -> dict[str, int]:
+    """The classes by name that ``id2label`` of a folder's ``model_index.json`` tells: each has one or several."""
+    listed = told.get("id2label")
+    if not isinstance(listed, Mapping):
+        return {}
+    return {
+        name.strip(): int(number)
+        for number, names in listed.items()
+        for name in str(names).split(",")
+        if str(number).isdigit()
+    }
+
+
+def check_repeated(checkpoint: Checkpoint) -> None:
+    """Refuse a DiT in diffusers' layout whose blocks embed clock and class differently: one embedder is read.
+
+    WeightsError names the tensor. (The published ones are copies of one, since diffusers' module has one a block.)
+    """
+    part = checkpoint.parts["denoiser"]
+    if part.kind != "dit" or part.layout != "diffusers":
+        return
+    first = REPEATED.format(0)
+    for name in [name for name in part.source.entries if name.startswith(first)]:
+        wanted = part.source.read(name)
+        for block in range(1, part.config.depth):
+            other = REPEATED.format(block) + name.removeprefix(first)
+            if other not in part.source.entries or not torch.equal(part.source.read(other), wanted):
+                raise WeightsError(
+                    f"{other} of {part.source.path} is not {name}: this DiT embeds clock and class in each block "
+                    "differently, which is not followed here"
+                )
+
+
+def is_sigma(parts: Parts) -> bool:
+    """A PixArt of a pipeline of that name, or with the embedding of no text, of 300 tokens, in the authors' file."""
+    if not is_kind("pixart")(parts):
+        return False
+    part: Source = parts["denoiser"].source
+    nothing = part.shapes.get("y_embedder.y_embedding", (0,))[0]
+    return "Sigma" in parts["denoiser"].pipeline or nothing == SIGMA_LENGTH
+
+
+_DEFAULTS = Defaults(
+    steps=20,
+    sampler="dpmpp_2m",
+    grid="linspace(drop=true)",
+    guidance=4.5,
+    width=1024,
+    height=1024,
+    multiple=16,
+    least=64,
+    most=4096,
+    unit_start=True,
+)
+
+ALPHA = Family(
+    name="pixart",
+    title="PixArt-alpha",
+    fits=is_kind("pixart"),
+    needs=("denoiser", "vae", "text_3"),
+    predicts="eps",
+    schedule=linear(),
+    clock="t",
+    scale=0.18215,
+    defaults=_DEFAULTS,
+    condition=alpha_condition,
+    words="tokenizer",
+)
+SIGMA = replace(
+    ALPHA,
+    variant="sigma",
+    title="PixArt-Sigma",
+    fits=is_sigma,
+    scale=0.13025,
+    condition=sigma_condition,
+)
+DIT = Family(
+    name="dit",
+    title="DiT",
+    fits=is_kind("dit"),
+    needs=("denoiser", "vae"),
+    predicts="eps",
+    schedule=linear(),
+    clock="t",
+    scale=0.18215,
+    defaults=replace(
+        _DEFAULTS, steps=50, sampler="ddim", grid="leading(offset=0)", guidance=4.0, width=256, height=256
+    ),
+    condition=class_condition,
+)

@@ -1,0 +1,122 @@
+"""Tiny pipelines of the further families, redrawn; see pipelines.py, whose way of building and saving they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from tests.peers.pipelines import NETWORKS, Case, redraw, saved, t5, t5_tokenizer, vae
+
+PATCHES: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 2,
+    "patch_size": 2,
+}
+SOLVER = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace"}
+NAMES = {0: "tench, Tinca tinca", 1: "goldfish", 9: "ostrich, Struthio camelus"}
+
+
+def pixart(kind: Any, scale: float, side: int, **more: Any) -> Any:
+    """PixArt of ``kind``, with a latent ``scale``, trained on latents of ``side``."""
+    return kind(
+        transformer=diffusers.PixArtTransformer2DModel(
+            **{
+                **PATCHES,
+                "sample_size": side,
+                "cross_attention_dim": 144,
+                "caption_channels": 48,
+                **more,
+            }
+        ),
+        vae=vae(scale),
+        text_encoder=t5(48),
+        tokenizer=t5_tokenizer(),
+        scheduler=diffusers.DPMSolverMultistepScheduler(**SOLVER),
+    )
+
+
+def dit() -> Any:
+    """DiT, its embedders copied to every block, as the published folder has them; see ``as_published``."""
+    return diffusers.DiTPipeline(
+        transformer=diffusers.DiTTransformer2DModel(**PATCHES, sample_size=16, num_embeds_ada_norm=1000),
+        vae=vae(0.18215),
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="linear", beta_start=0.0001, beta_end=0.02, clip_sample=False
+        ),
+        id2label=NAMES,
+    )
+
+
+def as_published(net: nn.Module, frequencies: float = 0.0) -> nn.Module:
+    """The embedders of the first block in every block; the authors' sinusoid and norms.
+
+    (diffusers computes DiT's clock with ``downscale_freq_shift = 1`` and the norm before the perceptron with 1e-5; the
+    authors, who trained it, with 0 and 1e-6.)
+    """
+    first = net.transformer_blocks[0].norm1.emb  # type: ignore[index,union-attr]
+    for block in net.transformer_blocks:  # type: ignore[union-attr]
+        block.norm1.emb.load_state_dict(first.state_dict())  # type: ignore[union-attr]
+        block.norm3.eps = 1e-6  # type: ignore[union-attr]
+        block.norm1.emb.time_proj.downscale_freq_shift = frequencies  # type: ignore[union-attr]
+    return net
+
+
+def wide_places(net: nn.Module) -> None:
+    """Let a table of positions have float64's digits."""
+    wide = net.pos_embed
+    assert isinstance(wide, nn.Module)
+    size, step = wide.proj.out_channels, wide.interpolation_scale  # type: ignore[union-attr]
+
+    def table(height: int, width: int) -> Tensor:
+        rates = 10000 ** (-torch.arange(size // 4, dtype=torch.float64) / (size // 4))  # type: ignore[operator]
+        rows, columns = (
+            (torch.arange(n, dtype=torch.float64) * wide.base_size / n / step)[:, None] * rates  # type: ignore[operator]
+            for n in (height, width)
+        )
+        halves = [torch.cat((x.sin(), x.cos()), -1) for x in (columns, rows)]
+        first, second = halves[0][None].expand(height, -1, -1), halves[1][:, None].expand(-1, width, -1)
+        return torch.cat((first, second), -1).flatten(0, 1)[None]
+
+    def forward(x: Tensor) -> Tensor:
+        rows = wide.proj(x)  # type: ignore[operator]
+        return rows.flatten(2).transpose(1, 2) + table(*rows.shape[-2:]).to(x.dtype)
+
+    wide.forward = forward
+
+
+FURTHER: dict[str, Callable[[], Any]] = {
+    "pixart alpha": lambda: pixart(diffusers.PixArtAlphaPipeline, 0.18215, 16),
+    "pixart alpha 1024": lambda: pixart(diffusers.PixArtAlphaPipeline, 0.18215, 128),
+    "pixart sigma": lambda: pixart(
+        diffusers.PixArtSigmaPipeline, 0.13025, 128, use_additional_conditions=False, interpolation_scale=2
+    ),
+    "dit": dit,
+}
+"""Pipelines by the names of the models that they are small versions of."""
+
+
+def further(name: str, folder: Path) -> Case:
+    """The case called ``name``, saved to ``folder``, in float64."""
+    pipe = FURTHER[name]()
+    for number, part in enumerate(NETWORKS):
+        net = getattr(pipe, part, None)
+        if net is not None and next(net.parameters()).dtype != torch.float64:
+            redraw(net, seed=number)
+    if name == "dit":
+        as_published(pipe.transformer)
+    case = Case(name, saved(pipe, folder))
+    if name == "dit":  # the published folder has the names, which save_pretrained leaves out
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
+    if hasattr(pipe, "transformer") and hasattr(pipe.transformer, "pos_embed"):
+        wide_places(pipe.transformer)
+    return case
