@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sfumato.model import Model
 from sfumato.picture.png import read_recipe, save_png
 from sfumato.picture.recipe import Recipe, current_versions
 from sfumato.process.estimate import Estimate
+from sfumato.tasks.animate import Animate
 from sfumato.tasks.canvas import to_bytes
 from sfumato.tasks.given import Area, picture_fields
 from sfumato.tasks.image2image import Image2Image
@@ -41,6 +42,7 @@ from sfumato.tasks.upscale import Upscale
 from sfumato.tasks.vary import Vary
 
 TASKS: dict[str, type[Any]] = {
+    "animate": Animate,
     "class2image": Class2Image,
     "image2image": Image2Image,
     "inpaint": Inpaint,
@@ -87,6 +89,18 @@ class Images:
 
     images: tuple[Picture, ...]
     notes: tuple[str, ...] = ()
+
+    def save_moving(self, path: str | os.PathLike[str]) -> Path:
+        """Write all frames of an animation as one file, .webp, .png or .gif, with the recipe of the whole."""
+        from sfumato.picture.moving import save_moving
+
+        one = self.images[0].recipe
+        if one.task != "animate":
+            raise InvalidRequest(f"these are pictures of the task {one.task!r}, not frames of an animation")
+        alone = len(self.images) == 1  # a frame that was picked
+        whole = one if alone else replace(one, arguments={**one.arguments, "pick": None})
+        fps, once = float(str(one.arguments["fps"])), bool(one.arguments["once"])
+        return save_moving(path, [picture.pixels for picture in self.images], whole, fps=fps, once=once)
 
 
 class Loaded:
@@ -141,6 +155,10 @@ class Loaded:
     def interpolate(self, prompt: str = "", **fields: Any) -> Images:
         """Pictures on the way to another prompt, seed or picture: Interpolate."""
         return self.task("interpolate", prompt=prompt, **fields)
+
+    def animate(self, *prompts: str, **fields: Any) -> Images:
+        """Frames that go from each of ``prompts`` to the next: Animate; the result's ``save_moving`` writes a file."""
+        return self.task("animate", prompts=prompts, **fields)
 
     def upscale(self, image: Any = None, **fields: Any) -> Images:
         """``image``, or one made from a prompt, enlarged: Upscale."""

@@ -19,6 +19,8 @@ from sfumato.cli.making import (
 )
 from sfumato.cli.options import given, options_of
 from sfumato.errors import InvalidRequest
+from sfumato.picture.png import read_recipe
+from sfumato.tasks.animate import Animate
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
 
@@ -77,6 +79,13 @@ def command(
         assert like is not None
         return api.remake(like, model, **parents)
 
+    moving = None if like is None else _moving(like)
+    if moving is not None and like is not None:
+        from sfumato.cli.animate import deliver_moving
+
+        name = out or Path(f"like{like.suffix.lower()}")
+        deliver_moving(made, moving, name, frames=False, force=force, as_json=as_json)
+        return
     count = 1 if task is None or task.pick else task.count
     deliver(
         made,
@@ -85,6 +94,14 @@ def command(
         force=force,
         as_json=as_json,
     )
+
+
+def _moving(path: Path) -> Animate | None:
+    """The task of a moving picture, which is made again whole; None if ``path`` is of another."""
+    recipe = read_recipe(path)
+    if recipe.task != "animate" or recipe.arguments.get("pick") is not None:
+        return None
+    return make(Animate, **recipe.arguments)
 
 
 def evaluations_of(chosen: dict[str, Any]) -> int | None:

@@ -13,6 +13,7 @@ import sfumato
 from sfumato.errors import SfumatoError
 
 COMMANDS = {
+    "animate": ("sfumato.cli.animate:command", "Make a moving picture from key prompts."),
     "cite": ("sfumato.cli.cite:command", "Print BibTeX of what a command line or a picture uses."),
     "class": ("sfumato.cli.tasks:class", "Make pictures of one of a model's classes."),
     "convert": (

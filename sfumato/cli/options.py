@@ -20,20 +20,25 @@ def options_of(task: type[Any], skip: tuple[str, ...] = ()) -> Callable[[Any], A
     The option's name, type and help are the field's; values left out are not passed on at all, so that the
     task's own defaults hold. Limits are the task's to check: it names what is allowed.
     """
-    hints = typing.get_type_hints(task)
+    hints = typing.get_type_hints(task, include_extras=True)
 
     def decorate(function: Any) -> Any:
         for field in reversed(dataclasses.fields(task)):
             if field.name in skip:
                 continue
-            function = _option(field, plain_type(hints[field.name]))(function)
+            inner = each_type(hints[field.name])
+            kind = plain_type(hints[field.name] if inner is None else inner)
+            function = _option(field, kind, several=inner is not None)(function)
         return function
 
     return decorate
 
 
-def _option(field: dataclasses.Field[Any], kind: type[Any]) -> Callable[[Any], Any]:
-    """The option of one field; pictures and masks are named by text, which others read."""
+def _option(field: dataclasses.Field[Any], kind: type[Any], *, several: bool) -> Callable[[Any], Any]:
+    """The option of one field; pictures and masks are named by text, which others read.
+
+    One of ``several`` values is given again for each.
+    """
     name = f"--{field.name.replace('_', '-')}"
     plain = kind in (bool, int, float, str)
     shown: dict[str, Any] = (
@@ -46,6 +51,7 @@ def _option(field: dataclasses.Field[Any], kind: type[Any]) -> Callable[[Any], A
         field.name,
         type=kind if plain else str,
         help=help_of(field),
+        multiple=several,
         # An explicit default of None would count as given.
         **({"required": True} if is_required(field) else {"default": None}),
         **shown,
@@ -56,6 +62,13 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a field has no default."""
     required = getattr(field.default, "is_required", None)
     return bool(required()) if required is not None else field.default is dataclasses.MISSING
+
+
+def each_type(hint: Any) -> Any:
+    """The type of the values of a field that is a ``tuple[..., ...]``; None of any other field."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return each_type(typing.get_args(hint)[0])
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
 
 
 def plain_type(hint: Any) -> type[Any]:
@@ -77,11 +90,11 @@ def help_of(field: dataclasses.Field[Any]) -> str:
     value = getattr(info, "default", info)
     if value is None and field.name in OF_MODEL:
         return f"{description} (default: the model's)"
-    if value is None or value is False or value == "" or is_required(field):
+    if value is None or value is False or value in ("", ()) or is_required(field):
         return description
     return f"{description} (default: {value})"
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """The options that were given on the command line."""
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and value != ()}

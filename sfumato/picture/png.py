@@ -28,6 +28,9 @@ INFOTEXT_CHUNK = "parameters"
 MAX_FILE = 2**29
 """Larger files (in bytes) are not read."""
 
+DESCRIPTION = 0x010E
+"""EXIF's ImageDescription, where a WebP file has its recipe."""
+
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
 
@@ -59,7 +62,7 @@ def save_png(path: str | os.PathLike[str], picture: Picture, recipe: Recipe | No
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a PNG file of sfumato, without decoding the picture.
+    """The recipe in a PNG file, or a moving GIF or WebP, of sfumato, without decoding the picture.
 
     Raises InvalidRequest if there is no such file or it is too large, DataError if it is no picture, is
     damaged, or holds no recipe; the text then says if there is A1111 text for ``read_infotext`` instead.
@@ -67,8 +70,11 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     source = Path(path)
     with _opened(source) as (file, size):
         if not _is_png(file):
+            told = _moving_recipe(file)
+            if told is not None:
+                return Recipe.from_json(told)
             _user_comment(file)
-            raise DataError("it is no PNG file, and only those hold a recipe")
+            raise DataError("it holds no recipe: only PNG files and moving pictures of sfumato do")
         texts = read_texts(file, size, (RECIPE_CHUNK, INFOTEXT_CHUNK))
         if RECIPE_CHUNK in texts:
             return Recipe.from_json(texts[RECIPE_CHUNK])
@@ -114,6 +120,18 @@ def _is_png(file: BinaryIO) -> bool:
     head = file.read(len(SIGNATURE))
     file.seek(0)
     return head == SIGNATURE
+
+
+def _moving_recipe(file: BinaryIO) -> str | None:
+    """The comment of a GIF, or the EXIF description of a WebP file, if it can be a recipe: an object of JSON."""
+    try:
+        with Image.open(file, formats=("GIF", "WEBP")) as image:
+            told = image.info.get("comment") if image.format == "GIF" else image.getexif().get(DESCRIPTION)
+    except Exception:  # no such file, or damaged in one of a dozen ways: told by who reads it next
+        told = None
+    file.seek(0)
+    text = told.decode("ascii", "replace") if isinstance(told, bytes) else told
+    return text if isinstance(text, str) and text.startswith("{") and len(text) <= MAX_TEXT else None
 
 
 def _user_comment(file: BinaryIO) -> str | None:

@@ -146,3 +146,28 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert words in err
     assert err.count("error:") == 1
     assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_a_moving_picture_is_made_again_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, again = tmp_path / "walk.webp", tmp_path / "again.webp"
+    asked = ("animate", "a cat", "a dog", "--count", "3", "--steps", "2", "--frames", "--fps", "5", "--json")
+    code, text, _ = told(capsys, *asked, "-o", str(first))
+    assert code == 0
+    said = json.loads(text)
+    assert said["file"] == str(first)
+    assert [Path(name).name for name in said["frames"]] == ["walk-1.png", "walk-2.png", "walk-3.png"]
+    code, text, _ = told(capsys, "generate", "--like", str(first), "-o", str(again))
+    assert (code, text) == (0, f"{again}\n")
+    assert again.read_bytes() == first.read_bytes()
+    code, _, _ = told(
+        capsys, "generate", "--like", str(tmp_path / "walk-2.png"), "-o", str(tmp_path / "two.png")
+    )
+    assert code == 0
+    assert np.array_equal(Image.open(tmp_path / "two.png"), Image.open(tmp_path / "walk-2.png"))
+
+
+def test_an_animation_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = told(capsys, "animate", "a cat", "a dog", "-o", str(tmp_path / "walk.mp4"))
+    assert code == 2
+    assert ".webp" in error
+    assert not list(tmp_path.iterdir())

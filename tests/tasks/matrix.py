@@ -38,6 +38,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "inpaint": {"image": SMALL, "mask": corner(3, 4), "prompt": "left", "count": 2},
     "outpaint": {"image": picture(3, 3), "left": 1, "prompt": "left", "count": 2},
     "vary": {"prompt": "left", "amount": 0.5, "count": 2},
+    "animate": {"prompts": ("left", "right"), "count": 2},
     "interpolate": {"prompt": "left", "prompt_to": "right", "count": 3},
     "upscale": {"image": SMALL, "prompt": "left", "factor": 2, "strength": 0.75, "count": 2},
     "restore": {
