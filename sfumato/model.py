@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -44,12 +45,48 @@ class Defaults:
     guide: str = "cfg"
 
 
+Kind = Literal["mask", "picture", "reference", "control", "depth", "small"]
+"""What networks read besides x; see Beside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a network was trained to look at besides x.
+
+    ``mask``: the mask and the rest of a picture whose hole it fills. ``picture``: latents of a picture that it changes
+    by an instruction; ``reference``: the same as tokens of its own, which may be left out. ``control``: latents of a
+    map that the picture follows; ``depth``: a map of depth as it is. ``small``: a picture with noise, to be made four
+    times as large. ``scale`` multiplies latents on their way in.
+    """
+
+    kind: Kind
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seams:
+    """Where adapters and learned words take hold of a model.
+
+    ``networks`` gives modules and the tables of their names (weights.keys.KeyTable) by place: denoiser, text, text_2,
+    text_3. ``learned`` are the token ids of words that encoders were taught, by word and place; who teaches one puts
+    it there. ``use`` is called when the denoiser's weights have changed: "merged" where they hold adapters, "live"
+    where adapters act beside them, "own" when all are gone. A ``copied`` denoiser works on a copy of the weights that
+    is made for speed: adapters are merged there wherever they can be.
+    """
+
+    networks: Callable[[], Mapping[str, tuple[Any, Any]]]
+    learned: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    use: Callable[[Literal["own", "merged", "live"]], None] = field(default=lambda how: None)
+    copied: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
     """Everything that makes pictures, as values; ``identity`` is the sha256 (hex) of the weights, or finds it.
 
     ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that. ``refused`` says, by the
-    name of a task, why this model cannot do it.
+    name of a task, why this model cannot do it; ``beside`` what its network reads besides x; ``seams``
+    where adapters may take hold of it, None where they cannot.
     """
 
     name: str
@@ -58,9 +95,11 @@ class Model:
     codec: Codec
     conditioner: Conditioner
     defaults: Defaults
-    notes: Callable[[str], list[str]] = field(default=lambda prompt: [])
+    notes: Callable[[Prompt], list[str]] = field(default=lambda prompt: [])
     schedule_of: Callable[[tuple[int, ...]], Schedule] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    beside: Beside | None = None
+    seams: Seams | None = None
 
     @cached_property
     def hash(self) -> str:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from sfumato.codec import Latent
 from sfumato.condition import Cond, Prompt, texts
 from sfumato.denoiser import Denoiser
-from sfumato.errors import WeightsError
+from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.table import ASSETS, model_hash, read_manifest
-from sfumato.model import Conditioner, Defaults, Model
+from sfumato.model import Conditioner, Defaults, Model, Seams
 from sfumato.nn.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.nn.pack import pack
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Flow
-from sfumato.text.encoder import TextEncoder
+from sfumato.text.encoder import Encoded, TextEncoder
+from sfumato.text.prompt.dialects import parse, parts_at
+from sfumato.text.prompt.parts import bare
+from sfumato.weights.keys import KeyTable
 from sfumato.weights.packed import load_packed
 
 DENOISER_FILES = ("denoiser-1.safetensors", "denoiser-2.safetensors")
@@ -52,10 +58,36 @@ def denoiser() -> Denoiser:
 
 
 def conditioner(text: TextEncoder) -> Conditioner:
-    """Prompts to token states and a pooled vector, scaled from length 1 to values of about unit variance."""
+    """Prompts to token states and a pooled vector, scaled from length 1 to values of about unit variance.
+
+    Weights multiply states, and the vector is the mean of the weighted ones; texts of a blend are added by their
+    shares. See text/prompt/single.py.
+    """
+
+    def row(prompt: Prompt) -> Encoded:
+        if prompt.skip or prompt.apart:
+            name = "clip_skip" if prompt.skip else f"a prompt for the encoder {prompt.apart[0][0]!r}"
+            raise InvalidRequest(
+                f"{name} is for models with CLIP encoders, and the built-in model has one encoder of another kind: "
+                "leave it out"
+            )
+        part = prompt.read_by("text")
+        rows = [text.weighted(words, prompt.dialect) for words in part.words]
+        if len(rows) == 1:
+            return rows[0]
+        shares = [words.share for words in part.words]
+        tokens = sum(share * row.tokens for share, row in zip(shares[1:], rows[1:], strict=True))
+        vector = sum(share * row.pooled for share, row in zip(shares[1:], rows[1:], strict=True))
+        return Encoded(
+            shares[0] * rows[0].tokens + tokens,
+            torch.stack([row.mask for row in rows]).any(0),
+            F.normalize(shares[0] * rows[0].pooled + vector, dim=-1),
+        )
 
     def condition(prompts: Sequence[str | Prompt]) -> Cond:
-        states = text.encode(texts(prompts))
+        plain = all(isinstance(p, str) or p.plain for p in prompts)
+        rows = [row(Prompt(text=p) if isinstance(p, str) else p) for p in prompts] if not plain else []
+        states = text.encode(texts(prompts)) if plain else Encoded(*map(torch.cat, zip(*rows, strict=True)))
         vector = states.pooled * math.sqrt(states.pooled.shape[-1])
         return Cond(tokens=states.tokens, mask=states.mask, vector=vector)
 
@@ -78,18 +110,39 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
     codec_tensors, codec_facts = load_packed(folder / CODEC_FILE, hashes[CODEC_FILE])
     assign(autoencoder, codec_tensors, CODEC_FILE)
     net = denoiser()
-    tensors: dict[str, torch.Tensor] = {}
-    for name in DENOISER_FILES:
-        part, _ = load_packed(folder / name, hashes[name])
-        tensors |= part
-    assign(net, tensors, DENOISER_FILES[0])
-    for module in (autoencoder, net):
-        module.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def filled(made: Denoiser) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        for name in DENOISER_FILES:
+            part, _ = load_packed(folder / name, hashes[name])
+            tensors |= part
+        assign(made, tensors, DENOISER_FILES[0])
+        _settle(made, dtype)
+
+    filled(net)
+    _settle(autoencoder, dtype)
     net.network, autoencoder = pack(net.network), pack(autoencoder)
+    packed = net.network
+    plain: list[torch.nn.Module] = []
+
+    def networks() -> dict[str, tuple[torch.nn.Module, KeyTable]]:
+        """The plain U-Net, which is read again when adapters are first asked for, and the text encoder."""
+        if not plain:
+            made = denoiser()
+            filled(made)
+            plain.append(made.network)
+        return {
+            "denoiser": (plain[0], unet_table(NETWORK, linear=True)),
+            "text": (text.bert, own_table(text.bert)),
+        }
+
+    def use(how: Literal["own", "merged", "live"]) -> None:
+        net.network = packed if how == "own" else pack(plain[0]) if how == "merged" else plain[0]
+
     mean, std = (torch.tensor(codec_facts[key]) for key in ("mean", "std"))
 
-    def notes(prompt: str) -> list[str]:
-        (dropped,) = [text.dropped(prompt)]
+    def notes(prompt: Prompt) -> list[str]:
+        dropped = text.dropped(bare(parts_at(parse(prompt.text, prompt.dialect), 0, 1)[0]))
         if not dropped:
             return []
         return [f"the prompt is long: its last {dropped} tokens are not read (the model reads {text.length})"]
@@ -102,7 +155,18 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
         conditioner=conditioner(text),
         defaults=DEFAULTS,
         notes=notes,
+        seams=Seams(networks=networks, use=use, copied=True),
     )
+
+
+def _settle(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make ``module`` ready for inference in ``dtype``."""
+    module.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def own_table(module: torch.nn.Module) -> KeyTable:
+    """A table for a network that no published file has: its own names alone."""
+    return KeyTable.of((name, "-", "-") for name, _ in module.named_parameters())
 
 
 def assign(module: torch.nn.Module, tensors: dict[str, torch.Tensor], name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sfumato.condition import Cond, Prompt
@@ -20,13 +20,16 @@ Parts = Mapping[str, Part]
 class Kit:
     """What makes conditions: loaded networks and their descriptions by place, and T5's vocabulary.
 
-    ``zeros`` is whether a negative prompt that nobody gave becomes zeros (Stable Diffusion XL).
+    ``zeros`` is whether a negative prompt that nobody gave becomes zeros (Stable Diffusion XL); ``labels`` are the
+    classes by name, ``learned`` the token ids of words that encoders were taught, by word and place.
     """
 
     nets: Mapping[str, Any]
     parts: Parts
     tokens: T5Tokens | None = None
     zeros: bool = True
+    labels: Mapping[str, int] = field(default_factory=dict)
+    learned: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sfumato.condition import Cond, Prompt, join
+from sfumato.condition import Cond, Prompt
 from sfumato.families import prompts as rules
 from sfumato.families.family import Family, Kit, Parts, is_kind
-from sfumato.families.prompts import Clip
+from sfumato.families.prompts import T5, Clip
+from sfumato.families.stable import second_clip
 from sfumato.model import Defaults
+from sfumato.nn.clip import ClipText
 from sfumato.process.schedule import Flow
 
 T5_LENGTH = {"sd3": 256, "flux": 512, "flux-schnell": 256}
@@ -29,29 +31,42 @@ def shifted_twice(shift: float) -> Flow:
 
 def sd3_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """Both CLIPs and T5 one after the other; without T5 its places are zeros."""
-    texts = [p.text for p in prompts]
-    small, big = (Clip(kit.nets[name], skip=1, normed=False) for name in ("text", "text_2"))
-    big = replace(big, pad=rules.OPEN_PAD)
-    t5 = None
-    if "text_3" in kit.nets:
-        assert kit.tokens is not None
-        t5 = (kit.nets["text_3"], kit.tokens)
-    return rules.sd3(small, big, t5, texts, kit.parts["denoiser"].config.tokens, T5_LENGTH["sd3"])
+    small = Clip(kit.nets["text"], skip=1, normed=False, learned=kit.learned)
+    big, t5 = second_clip(kit), t5_of(kit, T5_LENGTH["sd3"])
+    width = kit.parts["denoiser"].config.tokens
+    return rules.one_by_one(
+        lambda prompt: rules.sd3(small, big, t5, prompt, width, T5_LENGTH["sd3"]), prompts
+    )
+
+
+def t5_of(kit: Kit, length: int) -> T5 | None:
+    """The T5 encoder, which reads ``length`` tokens; None where there is none."""
+    if "text_3" not in kit.nets:
+        return None
+    assert kit.tokens is not None
+    return T5(kit.nets["text_3"], kit.tokens, length, learned=kit.learned)
 
 
 def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """T5's states, CLIP's pooled vector, and the guidance that the network is told if it reads one."""
     guided = kit.parts["denoiser"].config.guidance
     length = T5_LENGTH["flux" if guided else "flux-schnell"]
-    assert kit.tokens is not None
-    t5 = (kit.nets["text_3"], kit.tokens)
+    t5 = t5_of(kit, length)
+    assert t5 is not None
+    clip = Clip(kit.nets["text"], learned=kit.learned)
+    return rules.one_by_one(
+        lambda prompt: rules.flux(clip, t5, prompt, prompt.guidance if guided else None), prompts
+    )
 
-    def one(prompt: Prompt) -> Cond:
-        return rules.flux(
-            Clip(kit.nets["text"]), t5, [prompt.text], length, prompt.guidance if guided else None
-        )
 
-    return join([one(prompt) for prompt in prompts])
+def dropped(kit: Kit, prompt: Prompt) -> list[str]:
+    """What the model does not read of a long ``prompt``; of a FLUX.1's CLIP only the pooled vector is read anyway."""
+    kind = kit.parts["denoiser"].kind
+    length = T5_LENGTH["sd3"]
+    if kind == "flux":
+        length = T5_LENGTH["flux" if kit.parts["denoiser"].config.guidance else "flux-schnell"]
+    clip = kind != "flux" and any(isinstance(net, ClipText) for net in kit.nets.values())
+    return rules.dropped(prompt, clip, t5_of(kit, length) if kind in ("flux", "mmdit") else None)
 
 
 def is_flux_schnell(parts: Parts) -> bool:

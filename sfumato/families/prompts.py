@@ -2,61 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.condition import Cond
+from sfumato.condition import Cond, Prompt, join
+from sfumato.errors import InvalidRequest
 from sfumato.nn.clip import ClipText
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.t5 import T5Encoder
-from sfumato.text.clip import clip_ids
-from sfumato.text.t5 import T5Tokens
+from sfumato.text.prompt.chunks import Vocabulary, clip_vocabulary, empty_row
+from sfumato.text.prompt.dialects import parse, parts_at
+from sfumato.text.prompt.parts import bare
+from sfumato.text.prompt.single import single_row
+from sfumato.text.prompt.weighting import Encode, encode_part
+from sfumato.text.t5 import END, PAD, T5Tokens
 
 CLIP_PAD, OPEN_PAD = None, 0
 """What fills a row of tokens: OpenAI's encoder is padded with its end token, OpenCLIP's with token 0."""
 
 
+Ids = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Token ids of learned words (textual inversion), by word and encoder."""
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP encoder as a family uses it: ``pad`` (None: the end token) fills rows, ``skip`` blocks are left out."""
+    """A CLIP encoder as a family uses it: ``pad`` (None: the end token) fills rows, ``skip`` blocks are left out.
+
+    ``place`` is its name among the model's encoders, ``learned`` the words that it was taught.
+    """
 
     network: ClipText
     pad: int | None = CLIP_PAD
     skip: int = 0
     normed: bool = True
+    place: str = "text"
+    learned: Ids = field(default_factory=dict)
 
-    def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (B, 77) on the network's device."""
-        config = self.network.config
-        pad = config.end if self.pad is None else self.pad
-        ids, _ = clip_ids(prompts, pad, config.length)
-        return ids.to(self.network.token.weight.device)
-
-    def states(self, prompts: Sequence[str]) -> Tensor:
-        """States (B, 77, D)."""
-        states: Tensor = self.network(self.ids(prompts), skip=self.skip, normed=self.normed, pooled=False)[0]
-        return states
-
-    def both(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States (B, 77, D) and the pooled vector (B, P)."""
-        states, pooled = self.network(self.ids(prompts), skip=self.skip, normed=self.normed)
+    def read(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """States (1, n L, D) of ``prompt``, as many rows of L tokens as it needs, and the pooled vector (1, P)."""
+        part = prompt.read_by(self.place)
+        states, pooled = encode_part(self._encoded(prompt.skip), part, self.vocabulary, prompt.dialect)
         assert pooled is not None
         return states, pooled
 
+    def filled(self, states: Tensor, length: int, skip: int) -> Tensor:
+        """``states`` with rows of the empty prompt behind them, up to ``length`` tokens."""
+        missing = (length - states.shape[1]) // self.vocabulary.length
+        if not missing:
+            return states
+        ids = torch.tensor([empty_row(self.vocabulary).ids], dtype=torch.int64)
+        return torch.cat((states, *[self._encoded(skip)(ids, None)[0]] * missing), dim=1)
 
-def sd(clip: Clip, prompts: Sequence[str]) -> Cond:
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The encoder's tokens and the words it was taught."""
+        config = self.network.config
+        pad = config.end if self.pad is None else self.pad
+        own = {name: ids[self.place] for name, ids in self.learned.items() if self.place in ids}
+        return clip_vocabulary(pad, config.length, own)
+
+    def _encoded(self, skip: int) -> Encode:
+        total, blocks = self.skip + skip, len(self.network.blocks)
+        if total >= blocks:
+            raise InvalidRequest(
+                f"clip_skip = {skip} is too much for the encoder {self.place!r}: at most {blocks - 1 - self.skip} of "
+                f"its {blocks} blocks can be left out"
+            )
+
+        def encode(ids: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            told = ids.to(self.network.token.weight.device)
+            states, pooled = self.network(told, skip=total, normed=self.normed, keep=keep)
+            return states, pooled
+
+        return encode
+
+
+@dataclass(frozen=True, eq=False)
+class T5:
+    """A T5 encoder as a family uses it: rows of ``length`` tokens, padding included and attended to."""
+
+    network: T5Encoder
+    tokens: T5Tokens
+    length: int
+    place: str = "text_3"
+    learned: Ids = field(default_factory=dict)
+
+    def read(self, prompt: Prompt) -> Tensor:
+        """States (1, length, D) of ``prompt``, weighted as ``e + w (z - e)`` whatever its dialect."""
+        own = {name: ids[self.place] for name, ids in self.learned.items() if self.place in ids}
+        empty: Tensor | None = None
+        total: Tensor | None = None
+        for words in prompt.read_by(self.place).words:
+            row = single_row(words, self.tokens.split, self.length - 1, prompt.dialect, own)
+            states = self._states(row.ids)
+            weights = torch.ones(1, self.length, 1, dtype=states.dtype, device=states.device)
+            weights[0, : len(row.weights), 0] = torch.tensor(row.weights)
+            if bool((weights != 1).any()):
+                empty = self._states(()) if empty is None else empty
+                states = torch.where(weights == 1, states, empty + weights * (states - empty))
+            if len(prompt.read_by(self.place).words) == 1:
+                return states
+            total = words.share * states if total is None else total + words.share * states
+        assert total is not None
+        return total
+
+    def _states(self, ids: Sequence[int]) -> Tensor:
+        row = torch.full((1, self.length), PAD, dtype=torch.int64)
+        row[0, : len(ids) + 1] = torch.tensor([*ids, END])
+        states: Tensor = self.network(row.to(self.network.token.weight.device))
+        return states
+
+
+def one_by_one(make: Callable[[Prompt], Cond], prompts: Sequence[Prompt]) -> Cond:
+    """The conditions of ``prompts``, a row each."""
+    return join([make(prompt) for prompt in prompts])
+
+
+def refuse_apart(prompt: Prompt, *encoders: str) -> None:
+    """Refuse texts for encoders that are not among ``encoders``."""
+    if other := [place for place, _ in prompt.apart if place not in encoders]:
+        raise InvalidRequest(
+            f"a prompt for the encoder {other[0]!r} (prompt_{other[0][-1]}, negative_{other[0][-1]}) is not for this "
+            f"model, which reads prompts by {' and '.join(encoders)}: leave it out"
+        )
+
+
+def sd(clip: Clip, prompt: Prompt) -> Cond:
     """Stable Diffusion 1 and 2: the states are all."""
-    return Cond(tokens=clip.states(prompts))
+    refuse_apart(prompt, "text")
+    return Cond(tokens=clip.read(prompt)[0])
 
 
 def sdxl(
     small: Clip | None,
     big: Clip,
-    prompts: Sequence[str],
+    prompt: Prompt,
     sizes: Sequence[float],
     features: int = 256,
     zeros: bool = False,
@@ -67,9 +152,10 @@ def sdxl(
     width, crop top and left, target height and width; for the refiner aesthetic score in place of the last two.
     Each becomes ``features`` sinusoids. ``zeros`` stands for "no negative prompt", as the base model was trained.
     """
-    states, pooled = big.both(prompts)
+    refuse_apart(prompt, *(clip.place for clip in (small, big) if clip is not None))
+    states, pooled = big.read(prompt)
     if small is not None:
-        states = torch.cat((small.states(prompts), states), dim=-1)
+        states = abreast(small, small.read(prompt)[0], big, states, prompt.skip)
     if zeros:
         states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
     told = sinusoid(torch.tensor(sizes, dtype=torch.float64).to(pooled.device), features, like=pooled)
@@ -77,41 +163,48 @@ def sdxl(
     return Cond(tokens=states, vector=vector)
 
 
-def sd3(
-    small: Clip,
-    big: Clip,
-    t5: tuple[T5Encoder, T5Tokens] | None,
-    prompts: Sequence[str],
-    width: int,
-    length: int,
-) -> Cond:
+def abreast(small: Clip, first: Tensor, big: Clip, second: Tensor, skip: int) -> Tensor:
+    """Two encoders' states side by side; the one with fewer rows of tokens is filled with the empty prompt's."""
+    length = max(first.shape[1], second.shape[1])
+    return torch.cat((small.filled(first, length, skip), big.filled(second, length, skip)), dim=-1)
+
+
+def sd3(small: Clip, big: Clip, t5: T5 | None, prompt: Prompt, width: int, length: int) -> Cond:
     """Stable Diffusion 3: both CLIPs' penultimate states side by side, filled with zeros to ``width``, then T5's.
 
     (Esser et al. 2024, section 4.) Without T5 its ``length`` places are zeros; its padding is attended to like the
     rest. The vector is both pooled vectors side by side.
     """
-    first, pooled = small.both(prompts)
-    second, more = big.both(prompts)
-    clips = torch.cat((first, second), dim=-1)
+    refuse_apart(prompt, small.place, big.place, *([] if t5 is None else [t5.place]))
+    first, pooled = small.read(prompt)
+    second, more = big.read(prompt)
+    clips = abreast(small, first, big, second, prompt.skip)
     clips = F.pad(clips, (0, width - clips.shape[-1]))
-    if t5 is None:
-        words = clips.new_zeros(len(prompts), length, width)
-    else:
-        words = t5_states(*t5, prompts, length).to(clips.dtype)
+    words = clips.new_zeros(1, length, width) if t5 is None else t5.read(prompt).to(clips.dtype)
     return Cond(tokens=torch.cat((clips, words), dim=1), vector=torch.cat((pooled, more), dim=-1))
 
 
-def flux(
-    clip: Clip, t5: tuple[T5Encoder, T5Tokens], prompts: Sequence[str], length: int, guidance: float | None
-) -> Cond:
+def flux(clip: Clip, t5: T5, prompt: Prompt, guidance: float | None) -> Cond:
     """FLUX.1: T5's states as tokens, CLIP's pooled vector, and the strength of distilled guidance if it reads one."""
-    _, pooled = clip.both(prompts)
-    told = None if guidance is None else torch.full((len(prompts),), guidance, dtype=torch.float32)
-    return Cond(tokens=t5_states(*t5, prompts, length), vector=pooled, guidance=told)
+    refuse_apart(prompt, clip.place, t5.place)
+    if prompt.skip:
+        raise InvalidRequest(
+            "clip_skip is about CLIP's states, and FLUX.1 reads its pooled vector alone: leave it out"
+        )
+    _, pooled = clip.read(prompt)
+    told = None if guidance is None else torch.full((1,), guidance, dtype=torch.float32)
+    return Cond(tokens=t5.read(prompt), vector=pooled, guidance=told)
 
 
-def t5_states(network: T5Encoder, tokens: T5Tokens, prompts: Sequence[str], length: int) -> Tensor:
-    """States (B, length, D) of ``prompts``, their padding included and attended to."""
-    ids, _, _ = tokens(prompts, length)
-    states: Tensor = network(ids.to(network.token.weight.device))
-    return states
+def dropped(prompt: Prompt, clip: bool, t5: T5 | None) -> list[str]:
+    """What is not read of a long ``prompt``: a plain one has one row, and T5 has one in every dialect."""
+    (part, *_) = parts_at(parse(prompt.text, prompt.dialect), 0, 1)
+    told = []
+    if clip and prompt.dialect == "plain" and (over := len(clip_vocabulary().pieces(bare(part))) - 75) > 0:
+        told.append(
+            f"the prompt is long: CLIP does not read its last {over} tokens; other dialects than plain read all"
+        )
+    if t5 is not None:
+        over = single_row(part.words[0], t5.tokens.split, t5.length - 1, prompt.dialect, {}).dropped
+        told += [f"the prompt is long: T5 does not read its last {over} tokens"] if over else []
+    return told

@@ -23,7 +23,7 @@ from sfumato.families import flows, stable
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, refusal
 from sfumato.families.told import Process, predicted, process_of
-from sfumato.model import Conditioner, Defaults, Model
+from sfumato.model import Conditioner, Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.unet import UNetConfig
@@ -111,7 +111,7 @@ def load_checkpoint(
         codec=codec,
         conditioner=_conditioner(kind, kit),
         defaults=_defaults(kind, parts, asked),
-        notes=lambda prompt: [*said, *codec.notes],
+        notes=lambda prompt: [*said, *getattr(codec, "notes", ()), *flows.dropped(kit, prompt)],
         schedule_of=asked.schedule_of,
         refused={"text2image": why_not} if why_not else {},
     )
@@ -127,6 +127,12 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
         shift, scale = 0.0, 1.0  # trained on the big autoencoder's latent after its scale
     elif family is not None:
         shift, scale = family.shift, family.scale
+        seams=Seams(
+            networks=lambda: {
+                place: (net, parts[place].table) for place, net in nets.items() if place != "vae"
+            },
+            learned=kit.learned,
+        ),
     elif "scaling_factor" not in told:
         raise WeightsError(
             f"the autoencoder {part.source.path} does not tell how its latent is scaled: say of which family it is"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sfumato.condition import Cond, Prompt, join
+from sfumato.condition import Cond, Prompt
 from sfumato.families import prompts as rules
 from sfumato.families.family import Family, Kit, Parts, unet_of
 from sfumato.families.prompts import Clip
@@ -49,7 +49,8 @@ def is_sdxl(parts: Parts) -> bool:
 
 def sd1_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """OpenAI's encoder, last states, normed; rows padded with the end token."""
-    return rules.sd(Clip(kit.nets["text"]), [p.text for p in prompts])
+    clip = Clip(kit.nets["text"], learned=kit.learned)
+    return rules.one_by_one(lambda prompt: rules.sd(clip, prompt), prompts)
 
 
 CUT = 23
@@ -63,20 +64,21 @@ def sd2_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """
     part = kit.parts["text"]
     skip = 1 if part.layout == "original" and part.config.layers != CUT else 0
-    return rules.sd(Clip(kit.nets["text"], pad=rules.OPEN_PAD, skip=skip), [p.text for p in prompts])
+    clip = Clip(kit.nets["text"], pad=rules.OPEN_PAD, skip=skip, learned=kit.learned)
+    return rules.one_by_one(lambda prompt: rules.sd(clip, prompt), prompts)
 
 
 def sdxl_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """Both encoders' penultimate states, pooled text and sizes; zeros for a negative prompt that was left out."""
-    small = Clip(kit.nets["text"], skip=1, normed=False)
-    big = Clip(kit.nets["text_2"], pad=rules.OPEN_PAD, skip=1, normed=False)
+    small = Clip(kit.nets["text"], skip=1, normed=False, learned=kit.learned)
+    big = second_clip(kit)
 
     def one(prompt: Prompt) -> Cond:
         sides = (float(prompt.height), float(prompt.width))
         sizes = (*sides, 0.0, 0.0, *sides)
-        return rules.sdxl(small, big, [prompt.text], sizes, _features(kit, 6), kit.zeros and prompt.absent)
+        return rules.sdxl(small, big, prompt, sizes, _features(kit, 6), kit.zeros and prompt.absent)
 
-    return join([one(prompt) for prompt in prompts])
+    return rules.one_by_one(one, prompts)
 
 
 def refiner_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
@@ -84,14 +86,21 @@ def refiner_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
     Its authors had the empty text for a negative prompt that was left out, not zeros.
     """
-    big = Clip(kit.nets["text_2"], pad=rules.OPEN_PAD, skip=1, normed=False)
+    big = second_clip(kit)
 
     def one(prompt: Prompt) -> Cond:
         score = 2.5 if prompt.negative else 6.0
         sizes = (float(prompt.height), float(prompt.width), 0.0, 0.0, score)
-        return rules.sdxl(None, big, [prompt.text], sizes, _features(kit, 5))
+        return rules.sdxl(None, big, prompt, sizes, _features(kit, 5))
 
-    return join([one(prompt) for prompt in prompts])
+    return rules.one_by_one(one, prompts)
+
+
+def second_clip(kit: Kit) -> Clip:
+    """OpenCLIP's encoder as Stable Diffusion XL and 3 use it: penultimate states, not normed."""
+    return Clip(
+        kit.nets["text_2"], pad=rules.OPEN_PAD, skip=1, normed=False, place="text_2", learned=kit.learned
+    )
 
 
 def _features(kit: Kit, count: int) -> int:

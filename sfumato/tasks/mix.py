@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.condition import Cond
+from sfumato.condition import Cond, made
 from sfumato.noise import Noise
 from sfumato.process.estimate import Denoise, Estimate
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector
+from sfumato.tasks.script import Script
 
 
 def slerp(a: Tensor, b: Tensor, part: Tensor) -> Tensor:
@@ -55,9 +56,11 @@ class Between:
 def mixed(a: Cond, b: Cond, part: Tensor) -> Cond | None:
     """Conditions on the line from ``a`` to ``b``, of one row each, a row for each value of ``part``.
 
-    None where they cannot be mixed: other doors, or a label, which is a number of a class. The shorter row of
-    tokens is filled with zeros, and a token counts where it does in either.
+    None where they cannot be mixed: other doors, a label, which is a number of a class, or a prompt that changes over
+    the steps. The shorter row of tokens is filled with zeros, and a token counts where it does in either.
     """
+    if isinstance(a, Script) or isinstance(b, Script):
+        return None
     one, other = a.named(), b.named()
     if one.keys() != other.keys():
         return None
@@ -78,7 +81,7 @@ def mixed(a: Cond, b: Cond, part: Tensor) -> Cond | None:
             rows[name] = first.expand(len(part), *first.shape[1:])
         else:
             return None
-    return Cond(**rows)
+    return made(rows, a.manner)
 
 
 def blended(one: Denoise, other: Denoise, part: Tensor) -> Denoise:

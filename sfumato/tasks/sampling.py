@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import torch
-from annotated_types import Ge, Le, MaxLen
-from pydantic import ConfigDict, Field, field_validator
+from annotated_types import Ge, Le
+from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -29,19 +29,21 @@ from sfumato.samplers import Sampler, sampler
 from sfumato.tasks.beside import check_channels
 from sfumato.tasks.canvas import latent_shape, parse_size, to_bytes
 from sfumato.tasks.given import Raster
+from sfumato.tasks.script import Script, read, scripted
 from sfumato.tasks.task import Result
 from sfumato.tasks.tiled import tiled
+from sfumato.tasks.worded import CONFIG as CONFIG
+from sfumato.tasks.worded import MAX_PROMPT as MAX_PROMPT
+from sfumato.tasks.worded import Text as Text
+from sfumato.tasks.worded import Worded
 
-MAX_PROMPT = 4000
-CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-Text = Annotated[str, MaxLen(MAX_PROMPT)]
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Part = Annotated[float, Ge(0), Le(1)]
 T = TypeVar("T", bound="Sampling")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Prompted:
+class Prompted(Worded):
     """A task that needs a sentence."""
 
     prompt: Text = Field(description="what the picture shows")
@@ -55,10 +57,8 @@ class Prompted:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class MaybePrompted:
+class MaybePrompted(Worded):
     """A task that a sentence may steer."""
-
-    prompt: Text = Field(default="", description="what the picture shows")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -156,21 +156,52 @@ class Plan:
         return self.walker.by_row and len(self.rows) > 1
 
     async def conditions(self, prompt: str, negative: str | None) -> tuple[Cond, Cond]:
-        """What is wanted and what avoided."""
-        width, height = self.size
-        asked = {"width": width, "height": height, "guidance": self.chosen["guidance"]}
-        want = await self.model.embed([Prompt(text=prompt, **asked)])
+        """What is wanted and what avoided; Scripts where a prompt changes over the steps or is a sum."""
+        want = await self._told(prompt, "prompt")
         if self.model.defaults.distilled:  # nothing is avoided, and encoding it may cost more than a step
+            if isinstance(want, Script) and any(
+                sum(weight for _, weight in stage.parts) != 1 for stage in want.stages
+            ):
+                raise InvalidRequest(
+                    "AND and the weight of a whole prompt are about what is avoided, and this model, which was "
+                    "distilled from one with guidance, avoids nothing: write one prompt"
+                )
             return want, want
-        absent = negative is None
-        return want, await self.model.embed(
-            [Prompt(text=negative or "", absent=absent, negative=True, **asked)]
+        return want, await self._told(negative, "negative")
+
+    async def _told(self, text: str | None, name: str) -> Cond:
+        """The condition of ``text``, the task's prompt or negative; other encoders' texts belong to the task's own."""
+        width, height = self.size
+        own = text == getattr(self.task, name, text)
+        apart = self.task.apart(name) if own and isinstance(self.task, Worded) else {}
+        prompt = Prompt(
+            text=text or "",
+            absent=text is None and not apart,
+            negative=name == "negative",
+            width=width,
+            height=height,
+            guidance=self.chosen["guidance"],
+            dialect=getattr(self.task, "dialect", "plain"),
+            skip=getattr(self.task, "clip_skip", 0),
         )
+        if prompt.dialect == "plain" and not apart:
+            return await self.model.embed([prompt])
+        told = read(prompt, apart, len(self.grid) - 1)
+        conds = [await self.model.embed([one]) for one in told.prompts]
+        return conds[0] if told.steady else Script(conds=tuple(conds), stages=told.stages)
 
     def guided(self, want: Cond, avoid: Cond) -> Denoise:
         """The guided denoiser of one walk."""
-        prediction = self.model.denoiser.prediction
-        return self.by(self.branches, want, avoid, scale=self.scale, prediction=prediction, grid=self.grid)
+        changing = isinstance(want, Script) or isinstance(avoid, Script)
+        branches = scripted(self.branches, avoid, self.grid) if changing else self.branches
+        return self.by(
+            branches,
+            want,
+            avoid,
+            scale=self.scale,
+            prediction=self.model.denoiser.prediction,
+            grid=self.grid,
+        )
 
     def start(self, y: Tensor | None = None) -> Tensor:
         """x at the first level: noise alone, or ``alpha y + sigma n`` around latents ``y``."""
@@ -200,9 +231,10 @@ class Plan:
         alone = NOISES[parse(self.task.noise)[0]].by_row
         prompt = self.chosen.get("prompt", "")
         return Result(
+        asked = Prompt(text=prompt, dialect=self.chosen.get("dialect", "plain"))
             pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
             arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),
-            notes=tuple(self.model.notes(prompt) if prompt else ()),
+            notes=tuple(self.model.notes(asked) if prompt else ()),
         )
 
 

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from sfumato.errors import WeightsError
 from sfumato.nn.bert import Bert, BertConfig
+from sfumato.text.prompt.parts import Words
+from sfumato.text.prompt.single import single_row
 from sfumato.text.tokens import MAX_TOKENS, Tokenizer
 from sfumato.weights.packed import load_packed
 
@@ -115,6 +117,25 @@ class TextEncoder:
                 part = mask[rows, :longest]
                 states[rows, :longest] = self.bert(ids[rows, :longest], part) * part[..., None]
             pooled = F.normalize(states.sum(dim=1) / mask.sum(dim=1, keepdim=True), dim=-1)
+        return Encoded(states, mask, pooled)
+
+    def weighted(self, words: Words, dialect: str) -> Encoded:
+        """One row of a weighted text: states times their tokens' weights, and the mean of these as the vector.
+
+        With all weights 1 it is the row of the same text. InvalidRequest for textual inversion.
+        """
+        row = single_row(words, self.tokenizer.pieces, self.length - 2, dialect)
+        batch = self.tokenizer([""], self.length)
+        start, end = batch.ids[0, :2].tolist()
+        count = len(row.ids) + 2
+        ids = torch.tensor([[start, *row.ids, end]], device=self.device)
+        weights = torch.tensor([1.0, *row.weights, 1.0], device=self.device)
+        mask = torch.zeros(1, self.length, dtype=torch.bool, device=self.device)
+        mask[:, :count] = True
+        states = torch.zeros(1, self.length, self.width, device=self.device)
+        with torch.no_grad():
+            states[:, :count] = self.bert(ids, mask[:, :count]) * weights[:, None]
+            pooled = F.normalize(states.sum(dim=1) / count, dim=-1)
         return Encoded(states, mask, pooled)
 
 

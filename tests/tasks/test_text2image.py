@@ -144,7 +144,7 @@ def test_the_command_lines_options_are_the_fields() -> None:
     schema = TypeAdapter(Text2Image).json_schema()["properties"]
     kinds = {"string": "text", "integer": "integer", "number": "float"}
     for name, option in options().items():
-        assert option.opts == [f"--{name}"]
+        assert option.opts == [f"--{name.replace('_', '-')}"]
         assert option.help is not None
         assert schema[name]["description"] in option.help
         hint = schema[name].get("type") or schema[name]["anyOf"][0]["type"]
@@ -214,6 +214,8 @@ def test_what_is_left_out_is_the_models() -> None:
     assert list(chosen) == FIELDS
     own = {"sampler": "ddim", "grid": "karras", "guide": "cfg", "size": "128x96"}
     fixed = {"prompt": "x", "negative": None, "seed": 0, "count": 1, "noise": "stream", "pick": None}
+    fixed |= {"dialect": "plain", "clip_skip": 0}
+    fixed |= dict.fromkeys(("prompt_2", "prompt_3", "negative_2", "negative_3"))
     assert chosen == {**fixed, "steps": 5, "guidance": 0.0, **own}
     assert Text2Image(**chosen).resolved(DEFAULTS) == chosen
 

@@ -1,0 +1,57 @@
+"""Fields of tasks that read sentences: how they are written, and what each text encoder reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from sfumato.text.prompt.dialects import dialect, parse
+
+MAX_PROMPT = 4000
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+Text = Annotated[str, MaxLen(MAX_PROMPT)]
+
+ENCODERS = {2: "text_2", 3: "text_3"}
+"""Text encoders by the number of the field that speaks to them alone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Worded:
+    """A task that reads sentences. In the dialect ``plain`` a sentence is what it is, marks and brackets included."""
+
+    prompt: Text = Field(default="", description="what the picture shows")
+    negative: Text | None = Field(default=None, description="what the picture should keep away from")
+    dialect: str = Field(
+        default="plain", description="how prompts are written: plain, a1111, comfyui or compel"
+    )
+    clip_skip: Annotated[int, Ge(0), Le(30)] = Field(
+        default=0, description="how many more blocks CLIP encoders leave out at their end"
+    )
+    prompt_2: Text | None = Field(
+        default=None, description="what the second CLIP encoder reads instead of the prompt"
+    )
+    prompt_3: Text | None = Field(default=None, description="what the T5 encoder reads instead of the prompt")
+    negative_2: Text | None = Field(
+        default=None, description="what the second CLIP encoder reads as the negative prompt"
+    )
+    negative_3: Text | None = Field(
+        default=None, description="what the T5 encoder reads as the negative prompt"
+    )
+
+    def __post_init__(self) -> None:
+        """Read all sentences once, so that what cannot be read is told before anything is loaded."""
+        dialect(self.dialect)
+        for name in ("prompt", "prompt_2", "prompt_3", "prompt_to", "source"):
+            if text := getattr(self, name, None):
+                parse(text, self.dialect)
+        for name in ("negative", "negative_2", "negative_3"):
+            if text := getattr(self, name, None):
+                parse(text, self.dialect, compose=False)
+
+    def apart(self, name: str) -> dict[str, str]:
+        """The texts of ``name`` ("prompt", "negative") that other encoders read, by encoder."""
+        given = {place: getattr(self, f"{name}_{number}") for number, place in ENCODERS.items()}
+        return {place: text for place, text in given.items() if text is not None}
