@@ -50,6 +50,8 @@ class Denoiser(nn.Module):
     ``scale(level)`` multiplies x before the network (EDM's c_in, Karras et al. 2022, table 1); None for 1.
     ``learned_range`` networks answer twice x's channels: the second half v, in [-1, 1], says what variance the next
     step has (Nichol & Dhariwal 2021, equation 15; ADM and DiT too), and becomes ``Estimate.learned`` = (v + 1) / 2.
+    With ``clip`` x0 is limited to [-clip, clip] and eps makes up the difference, as DDPM's released code does on pixels
+    (Ho et al. 2020).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Denoiser(nn.Module):
         clock: str = "t",
         scale: Scale | None = None,
         learned_range: bool = False,
+        clip: float = 0.0,
     ) -> None:
         """Put the parts together.
 
@@ -74,7 +77,7 @@ class Denoiser(nn.Module):
                 "a network that predicts edm is defined where alpha = 1: give it the schedule 'exploding'"
             )
         self.network, self.schedule, self.prediction = network, schedule, prediction
-        self.clock, self.scale, self.learned_range = CLOCKS[clock], scale, learned_range
+        self.clock, self.scale, self.learned_range, self.clip = CLOCKS[clock], scale, learned_range, clip
 
     def output(self, x: Tensor, at: Level, cond: Cond) -> Tensor:
         """The network's raw output for rows ``x`` (B, C, H, W) at levels (B,), in x's dtype."""
@@ -110,7 +113,11 @@ class Denoiser(nn.Module):
         InvalidRequest if the network does not answer x's channels, or twice as many with a learned range.
         """
         output, learned = self._halves(self.output(x, at, cond), x)
-        found = self.prediction.estimate(x, output, columns(at, x))
+        level = columns(at, x)
+        found = self.prediction.estimate(x, output, level)
+        if self.clip:
+            x0 = torch.clamp(torch.as_tensor(found.x0), -self.clip, self.clip)
+            found = replace(found, x0=x0, eps=(x - level.alpha * x0) / level.sigma)
         return found if learned is None else replace(found, learned=learned)
 
     def loss(

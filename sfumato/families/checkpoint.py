@@ -10,6 +10,7 @@ from torch import nn
 
 from sfumato.errors import WeightsError
 from sfumato.families import shapes
+from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
@@ -17,6 +18,7 @@ from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.keys.vae import table as vae_table
 from sfumato.families.keys.vae import tiny_table
 from sfumato.families.signatures import FOLDERS, Found, networks, place_of, recognise
+from sfumato.nn.adm import PixelConfig, PixelUNet
 from sfumato.nn.clip import ClipConfig, ClipText
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT
@@ -62,6 +64,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "flux": flux_table,
     "pixart": pixart_table,
     "dit": dit_table,
+    "pixels": pixel_table,
     "vae": vae_table,
     "tiny": tiny_table,
     "clip": clip_table,
@@ -73,6 +76,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "flux": Flux,
     "pixart": SincosDiT,
     "dit": SincosDiT,
+    "pixels": PixelUNet,
     "vae": Vae,
     "tiny": TinyVae,
     "clip": ClipText,
@@ -150,6 +154,8 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
             end=config.vocabulary - 1 if end == 2 else end,
             eps=told.get("layer_norm_eps", config.eps),
         )
+    if isinstance(config, PixelConfig) and told:
+        return _pixels(config, told)
     if isinstance(config, SincosConfig) and told:
         side = told["sample_size"] // config.patch if "sample_size" in told else config.side
         usual = max(side * config.patch // 64, 1) if config.single else 1
@@ -161,11 +167,53 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
     return config
 
 
+PLAIN = {
+    "act_fn": ("silu", "swish"),
+    "time_embedding_type": ("positional",),
+    "class_embed_type": (None,),
+    "center_input_sample": (False,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "time_embedding_dim": (None,),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+}
+"""What the settings of a UNet2DModel may say, for the network here to be that one."""
+PLAIN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+
+
+def _pixels(config: PixelConfig, told: Mapping[str, Any]) -> PixelConfig:
+    """``config`` with what the settings of a UNet2DModel say; ValueError for what is not followed."""
+    odd = [name for name, allowed in PLAIN.items() if told.get(name, allowed[0]) not in allowed]
+    kinds = told.get("down_block_types", ())
+    if odd or any(kind not in PLAIN_BLOCKS for kind in kinds):
+        name = odd[0] if odd else "down_block_types"
+        raise ValueError(f"{name} = {told[name]!r} (load it with wrapped=True, through diffusers)")
+    looks = [["Attn" in kind for kind in one] for one in (kinds, reversed(told.get("up_block_types", ())))]
+    if looks[0] != looks[1]:
+        raise ValueError(
+            f"up_block_types = {told['up_block_types']!r}, which do not mirror down_block_types,"
+        )
+    groups = told.get("norm_num_groups") or config.groups
+    head, side = told.get("attention_head_dim", 8), told.get("sample_size") or 0
+    return replace(
+        config,
+        head=head or 0,
+        groups=groups,
+        middle_groups=told.get("attn_norm_num_groups") or groups,
+        eps=float(told.get("norm_eps", 1e-5)),
+        cos_first=bool(told.get("flip_sin_to_cos", True)),
+        shift=float(told.get("freq_shift", 0)),
+        pad=int(told.get("downsample_padding", 1)),
+        side=side if isinstance(side, int) else int(side[0]),
+    )
+
+
 READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "mmdit": shapes.mmdit,
     "flux": shapes.flux,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
+    "pixels": lambda found, layout: shapes.pixels(found),
     "vae": shapes.vae,
     "tiny": shapes.tiny,
     "clip": shapes.clip,

@@ -70,6 +70,18 @@ def _patches(shapes: Shapes, original: bool) -> Facts:
     return facts
 
 
+def pixels(shapes: Shapes, original: bool) -> Facts:
+    """diffusers' UNet2DModel's."""
+    label = shapes.get("class_embedding.weight")
+    return {
+        "inputs": shapes["conv_in.weight"][1],
+        "width": shapes["conv_in.weight"][0],
+        "levels": count(shapes, "down_blocks."),
+        "classes": label[0] if label else 0,
+        "learned": shapes["conv_out.weight"][0] == 2 * shapes["conv_in.weight"][1],
+    }
+
+
 def pixart_variant(facts: Facts, source: Source, pipeline: str) -> str:
     """Alpha or Sigma: by the pipeline, the embedding of no text (300 tokens in Sigma's), or the sizes that are read."""
     nothing = source.shapes.get("y_embedder.y_embedding", (0,))[0]
@@ -87,5 +99,12 @@ FURTHER: dict[str, Further] = {
         variant=pixart_variant,
     ),
     "dit": Further(family="dit", title="DiT", needs=("denoiser", "vae"), facts=dit),
+    "pixels": Further(
+        family="pixels",
+        title="U-Net on pixels",
+        needs=("denoiser",),
+        facts=pixels,
+        variant=lambda facts, source, pipeline: "by class" if facts["classes"] else "unconditional",
+    ),
 }
 """The further families by the kind of their denoiser."""

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from sfumato.nn.adm import PixelConfig
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.mmdit import MMDiTConfig
@@ -285,3 +286,25 @@ def _sincos(shapes: Shapes, original: bool, leave: int) -> dict[str, int]:
         "patch": patch,
         "mlp": up[0] // width,
     }
+
+
+def pixels(shapes: Shapes) -> PixelConfig:
+    """diffusers' UNet2DModel of ``shapes``, with what shapes do not tell at its class's defaults."""
+    levels = count(shapes, "down_blocks.{}.")
+    label = shapes.get("class_embedding.weight")
+    inside = ".{}rs.0.conv1.weight"
+    return PixelConfig(
+        inner=shapes["conv_in.weight"][1],
+        outer=shapes["conv_out.weight"][0],
+        widths=tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)),
+        blocks=count(shapes, "down_blocks.0.resnets.{}."),
+        attention=tuple(f"down_blocks.{i}.attentions.0.to_q.weight" in shapes for i in range(levels)),
+        middle="mid_block.attentions.0.to_q.weight" in shapes,
+        halve=tuple(f"down_blocks.{i}" + inside.format("downsample") in shapes for i in range(levels - 1)),
+        double=tuple(
+            f"up_blocks.{levels - 2 - i}" + inside.format("upsample") in shapes for i in range(levels - 1)
+        ),
+        classes=label[0] if label else 0,
+        scale_shift=shapes["mid_block.resnets.0.time_emb_proj.weight"][0]
+        == 2 * shapes["mid_block.resnets.0.conv1.weight"][0],
+    )

@@ -52,6 +52,11 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ),
     ("unet", "original", "input_blocks.0.0.weight middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
     ("unet", "diffusers", "conv_in.weight mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
+    (
+        "pixels",
+        "diffusers",
+        "conv_in.weight mid_block.resnets.0.time_emb_proj.weight down_blocks.0.resnets.0.conv1.weight",
+    ),
     ("vae", "original", "encoder.down.0.block.0.conv1.weight decoder.mid.attn_1.q.weight"),
     (
         "vae",
@@ -171,7 +176,7 @@ def usual_names(source: Source) -> Source:
 def _usual(name: str) -> str:
     head, _, last = name.rpartition(".")
     before, _, middle = head.rpartition(".")
-    if middle in OLDER and ".mid_block.attentions.0" in before:
+    if middle in OLDER and before.rpartition(".")[0].endswith("attentions"):
         return f"{before}.{OLDER[middle]}.{last}"
     return name
 

@@ -45,6 +45,14 @@ SAMPLERS = {
 }
 """diffusers' schedulers, and the samplers here that make their steps."""
 
+VARIANCES = {
+    "fixed_small": "ddpm",
+    "fixed_small_log": "ddpm",
+    "fixed_large": "ddpm(variance=large)",
+    "learned_range": "ddpm(variance=learned)",
+}
+"""The variances of DDPMScheduler's steps."""
+
 LEADING = {"PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler"}
 """Those whose steps are spaced "leading" where their settings do not say; the others' are "linspace"."""
 
@@ -67,7 +75,7 @@ UNREAD_MARKS = ("edm_mean", "edm_std")
 class Process:
     """How a checkpoint's network is asked: what it predicts and how that is known, its schedule and its defaults.
 
-    ``clock`` and ``scale`` are Denoiser's; ``schedule_of`` is Model's.
+    ``clock``, ``scale`` and ``clip`` are Denoiser's; ``schedule_of`` is Model's.
     """
 
     predicts: str
@@ -76,6 +84,7 @@ class Process:
     clock: str
     defaults: Defaults
     scale: Callable[[Level], Tensor] | None = None
+    clip: float = 0.0
     schedule_of: ScheduleOf | None = None
 
 
@@ -200,14 +209,27 @@ def _told_table(plain: Process, told: Told, named: str, path: str) -> Process:
     last = told.get("set_alpha_to_one") is False or told.get("final_sigmas_type") == "sigma_min"
     # Of the samplers that k-diffusion has, those of diffusers begin at the first level's sigma unless spaced so.
     ratio = named.endswith("DiscreteScheduler")
+    walker = SAMPLERS.get(named, defaults.sampler)
+    if named == "DDPMScheduler":
+        variance = str(told.get("variance_type", "fixed_small"))
+        if variance not in VARIANCES:
+            raise WeightsError(
+                f"the scheduler of {path} says variance_type = {variance!r}, which is not known; known: "
+                f"{', '.join(VARIANCES)}"
+            )
+        walker = VARIANCES[variance]
+    if told.get("thresholding"):
+        raise WeightsError(f"the scheduler of {path} says thresholding, which is not followed here")
+    clips = named in ("DDPMScheduler", "DDIMScheduler") and told.get("clip_sample", True)
     defaults = replace(
         defaults,
-        sampler=SAMPLERS.get(named, defaults.sampler),
+        sampler=walker,
         grid=grid,
         final="first" if last else "zero",
         unit_start=not ratio or spacing == "leading",
     )
-    return replace(plain, schedule=_betas(plain.schedule, told, path), defaults=defaults)
+    clip = float(told.get("clip_sample_range", 1.0)) if clips else 0.0
+    return replace(plain, schedule=_betas(plain.schedule, told, path), defaults=defaults, clip=clip)
 
 
 def _betas(usual: Schedule, told: Told, path: str) -> Schedule:

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from tests.peers.pipelines import NETWORKS, Case, redraw, saved, t5, t5_tokenizer, vae
+from tests.peers.pipelines import NETWORKS, Case, in_float64, redraw, saved, t5, t5_tokenizer, vae
 
 PATCHES: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -120,3 +120,55 @@ def further(name: str, folder: Path) -> Case:
     if hasattr(pipe, "transformer") and hasattr(pipe.transformer, "pos_embed"):
         wide_places(pipe.transformer)
     return case
+
+
+SQUARE: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+ADM = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "block_out_channels": (32, 64, 64),
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+    "resnet_time_scale_shift": "scale_shift",
+    "attention_head_dim": 16,
+    "attn_norm_num_groups": 16,
+    "num_class_embeds": 10,
+}
+UNETS: dict[str, dict[str, Any]] = {
+    "ddpm": {
+        "attention_head_dim": None,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "downsample_padding": 0,
+        "norm_eps": 1e-6,
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    },
+    "ddpm attention": {
+        "attention_head_dim": None,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "downsample_padding": 0,
+        "norm_eps": 1e-6,
+    },
+    "grey": {"in_channels": 1, "out_channels": 1, "add_attention": False, "norm_num_groups": 16},
+    "adm": ADM,
+    "adm learned": {**ADM, "out_channels": 6, "num_class_embeds": None},
+}
+"""Settings of UNet2DModel by what they are small versions of."""
+
+
+def pixel_unet(name: str, scheduler: Any, folder: Path) -> diffusers.UNet2DModel:
+    """A U-Net of UNETS, redrawn and saved with ``scheduler`` in ``folder``, then in float64."""
+    net = diffusers.UNet2DModel(**{**SQUARE, **UNETS[name]})
+    redraw(net, seed=3)
+    pipe = diffusers.DDPMPipeline(unet=net.eval(), scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(folder)
+    return in_float64(net)  # type: ignore[return-value]

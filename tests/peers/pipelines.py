@@ -92,13 +92,13 @@ def in_float64(module: nn.Module) -> nn.Module:
         half = self.num_channels // 2
         rates = 10000 ** (torch.arange(half, dtype=torch.float64) / -(half - self.downscale_freq_shift))
         angles = times.double()[:, None] * rates
-        return torch.cat((angles.cos(), angles.sin()), -1)
+        pair = (angles.cos(), angles.sin()) if self.flip_sin_to_cos else (angles.sin(), angles.cos())
+        return torch.cat(pair, -1)
 
     for part in module.modules():
         if type(part).__name__ in ("RMSNorm", "T5LayerNorm"):
             part.forward = types.MethodType(normed, part)  # type: ignore[method-assign]
         if isinstance(part, diffusers.models.embeddings.Timesteps):
-            assert part.flip_sin_to_cos
             part.forward = types.MethodType(clock, part)  # type: ignore[method-assign]
     return module.double()
 

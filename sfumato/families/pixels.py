@@ -1,0 +1,108 @@
+"""U-Nets on pixels, of a class or of nothing in particular: diffusers' folders of UNet2DModel.
+
+Ho et al. 2020 (DDPM), Dhariwal & Nichol 2021 (ADM). Where each value comes from stands in docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from sfumato.codec import Pixels
+from sfumato.condition import Cond, Prompt
+from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families.checkpoint import Checkpoint
+from sfumato.families.family import Family, Kit, Parts, is_kind
+from sfumato.families.sincos import class_of
+from sfumato.model import Defaults
+from sfumato.process.table import linear
+
+
+def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
+    """The classes that the prompts name, or nothing where the network knows none.
+
+    InvalidRequest for a prompt to a network without classes, and for a prompt left out where there are some: no label
+    stands for none.
+    """
+    classes = kit.parts["denoiser"].config.classes
+    if classes:
+        return Cond(label=torch.tensor([class_of(p.text, kit.labels, classes, None) for p in prompts]))
+    if any(p.text.strip() for p in prompts):
+        raise InvalidRequest(
+            "this model makes pictures of nothing in particular and reads no prompt: use the task 'unconditional'"
+        )
+    return Cond()
+
+
+def suited(family: Family, checkpoint: Checkpoint) -> Family:
+    """``family`` with the channels of the pixels that a U-Net of UNCONDITIONAL or BY_CLASS makes; others as they are.
+
+    WeightsError for one that works on latents of an autoencoder that is not read here, that reads or answers other
+    things than pixels, or whose pictures' size is told nowhere.
+    """
+    part = checkpoint.parts["denoiser"]
+    if part.kind != "pixels":
+        return family
+    path, config = part.source.path, part.config
+    if names := [name for name in checkpoint.configs if name in ("vqvae", "movq", "vae")]:
+        raise WeightsError(
+            f"{checkpoint.source.path} is a U-Net over latents of the component {names[0]!r}, whose pictures are not "
+            "made here: U-Nets over pixels are"
+        )
+    if config.inner not in (1, 3) or config.outer not in (config.inner, 2 * config.inner):
+        raise WeightsError(
+            f"{path} reads {config.inner} channels and answers {config.outer}: pixels have 1 or 3, and as many or "
+            "twice as many (with learned variances) are answered"
+        )
+    if not config.side:
+        raise WeightsError(f"the settings of {path} do not tell of which size its pictures are (sample_size)")
+    return replace(family, latent=config.inner)
+
+
+def codec_of(parts: Parts) -> Pixels:
+    """The pixels of a U-Net without an autoencoder."""
+    config = parts["denoiser"].config
+    return Pixels(config.inner, config.side, config.side)
+
+
+def has_classes(parts: Parts) -> bool:
+    """A U-Net on pixels that reads a class."""
+    return is_kind("pixels")(parts) and bool(parts["denoiser"].config.classes)
+
+
+_DEFAULTS = Defaults(
+    steps=1000,
+    sampler="ddpm",
+    grid="leading(offset=0)",
+    guidance=1.0,
+    width=32,
+    height=32,
+    multiple=1,
+    least=1,
+    most=4096,
+    unit_start=True,
+)
+
+UNCONDITIONAL = Family(
+    name="pixels",
+    title="a U-Net on pixels",
+    fits=is_kind("pixels"),
+    needs=("denoiser",),
+    predicts="eps",
+    schedule=linear(),
+    clock="t",
+    scale=1.0,
+    latent=3,
+    defaults=_DEFAULTS,
+    condition=condition,
+)
+BY_CLASS = replace(
+    UNCONDITIONAL,
+    variant="classes",
+    title="a U-Net on pixels, by class",
+    fits=has_classes,
+    # No label stands for none, so that there is nothing to guide away from.
+    defaults=replace(_DEFAULTS, distilled=True),
+)
