@@ -230,8 +230,8 @@ class Plan:
             )
         alone = NOISES[parse(self.task.noise)[0]].by_row
         prompt = self.chosen.get("prompt", "")
-        return Result(
         asked = Prompt(text=prompt, dialect=self.chosen.get("dialect", "plain"))
+        return Result(
             pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
             arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),
             notes=tuple(self.model.notes(asked) if prompt else ()),
