@@ -86,7 +86,8 @@ class Cond:
 
     def named(self) -> dict[str, Tensor]:
         """The tensors that are there, by door."""
-        return {f.name: value for f in fields(Cond) if (value := getattr(self, f.name)) is not None}
+        held = ((f.name, getattr(self, f.name)) for f in fields(Cond))
+        return {name: value for name, value in held if isinstance(value, Tensor)}
 
     @property
     def rows(self) -> int | None:

@@ -18,6 +18,37 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
+    "ahn2024pag": Paper(
+        "Ahn, Donghoon and Cho, Hyoungwon and Min, Jaewon and Jang, Wooseok and Kim, Jungwoo and Kim, SeonHwa and "
+        "Park, Hyun Hee and Jin, Kyong Hwan and Kim, Seungryong",
+        "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance",
+        2024,
+        "2403.17377",
+    ),
+    "hong2024seg": Paper(
+        "Hong, Susung",
+        "Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention",
+        2024,
+        "2408.00760",
+    ),
+    "hyung2024stg": Paper(
+        "Hyung, Junha and Kim, Kinam and Hong, Susung and Kim, Min-Jung and Choo, Jaegul",
+        "Spatiotemporal Skip Guidance for Enhanced Video Diffusion Sampling",
+        2024,
+        "2411.18664",
+    ),
+    "hertz2024stylealigned": Paper(
+        "Hertz, Amir and Voynov, Andrey and Fruchter, Shlomi and Cohen-Or, Daniel",
+        "Style Aligned Image Generation via Shared Attention",
+        2024,
+        "2312.02133",
+    ),
+    "stability2024sd35": Paper(
+        "{Stability AI}",
+        "Stable Diffusion 3.5, reference implementation (github.com/Stability-AI/sd3.5)",
+        2024,
+        "github.com/Stability-AI/sd3.5",
+    ),
     "anderson1982reverse": Paper(
         "Anderson, Brian D. O.",
         "Reverse-time diffusion equation models",

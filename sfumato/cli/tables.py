@@ -86,6 +86,11 @@ def noises(as_json: bool) -> None:
         click.echo(f"{row['name']:10} {seeds}; draws what {row['equals']} does")
 
 
+def shown(value: Any) -> str:
+    """A default as it is written on a command line."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def guides(as_json: bool) -> None:
@@ -111,7 +116,7 @@ def guides(as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        options = ", ".join(f"{name}={option['default']:g}" for name, option in row["options"].items())
+        options = ", ".join(f"{name}={shown(option['default'])}" for name, option in row["options"].items())
         click.echo(f"{row['name']:10} {row['does']}; {row['reference']}")
         click.echo(f"{'':10} options: {options}")
 

@@ -8,9 +8,11 @@ from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.guidance.classifier import classifier
 from sfumato.guidance.classifier_free import classifier_free
 from sfumato.guidance.constraints import clip, dynamic_threshold, known
-from sfumato.guidance.guide import GUIDES, OPTIONS, Guide, check, option
+from sfumato.guidance.guide import GUIDES, Guide, check, option
 from sfumato.guidance.interval import interval
 from sfumato.guidance.operators import Observation
+from sfumato.guidance.options import OPTIONS
+from sfumato.guidance.perturbed import perturbed
 from sfumato.guidance.plus import plus_plus
 from sfumato.guidance.posterior import diffpir, dps, mmps, pigdm
 from sfumato.guidance.projected import adaptive_projected
@@ -29,14 +31,22 @@ def guide(text: str) -> Guide:
     if name not in GUIDES:
         raise UnknownName("guide", name, GUIDES)
     entry = GUIDES[name]
-    check_options(name, entry.make, given)
+    numbers = {key: value for key, value in given.items() if not (key == "layers" and entry.attends)}
+    check_options(name, entry.make, numbers)
     for key, value in given.items():
-        least, most = OPTIONS[key].least, OPTIONS[key].most
-        if not isinstance(value, (int, float)) or not least <= value <= most:
-            upward = f"{least:g} and above" if most == float("inf") else f"{least:g} to {most:g}"
-            raise InvalidRequest(f"{key} = {value} of the guide {name!r} is not allowed: {upward}")
+        about = OPTIONS[key]
+        if (
+            key not in numbers
+        ):  # words, a number or a list; which of them there are, the network says (guide.check)
+            allowed = isinstance(value, (str, int, list)) and not isinstance(value, bool)
+        else:
+            allowed = isinstance(value, (int, float)) and about.least <= value <= about.most
+        if not allowed:
+            raise InvalidRequest(f"{key} = {value} of the guide {name!r} is not allowed: {about.values}")
     chosen = replace(entry, given=given)
     interval(option(chosen, "lo"), option(chosen, "hi"))
+    if entry.attends and option(chosen, "start") > option(chosen, "stop"):
+        raise InvalidRequest(f"guide = {text!r}: start must not be above stop")
     return chosen
 
 
@@ -59,6 +69,7 @@ __all__ = [
     "interval",
     "known",
     "mmps",
+    "perturbed",
     "pigdm",
     "plus_plus",
     "zero_star",

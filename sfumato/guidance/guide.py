@@ -10,10 +10,12 @@ from sfumato.errors import InvalidRequest
 from sfumato.guidance.classifier_free import Branches, Combine, combined, extrapolated, never
 from sfumato.guidance.constraints import dynamic_threshold
 from sfumato.guidance.interval import interval
+from sfumato.guidance.perturbed import perturbed, steps_from
 from sfumato.guidance.plus import interpolated
 from sfumato.guidance.projected import projected
 from sfumato.guidance.rescale import rescaled
 from sfumato.guidance.zero_star import fitted, standing
+from sfumato.manner import chosen, told
 from sfumato.process.estimate import Denoise
 from sfumato.process.level import Level
 from sfumato.process.prediction import Prediction
@@ -22,7 +24,10 @@ from sfumato.process.spec import Value, options_of
 
 @dataclass(frozen=True)
 class Pair:
-    """What is to be guided: a model's branches, what is wanted and avoided, how strongly, and on which grid."""
+    """What is to be guided: a model's branches, what is wanted and avoided, how strongly, and on which grid.
+
+    ``layers`` are the names of the network's attention layers, in order.
+    """
 
     denoise: Branches
     want: Any
@@ -30,6 +35,7 @@ class Pair:
     scale: float
     prediction: Prediction
     grid: Sequence[Level]
+    layers: Sequence[str] = ()
 
     def by(self, combine: Combine, lo: float, hi: float, off: bool) -> Denoise:
         """``combine`` within the interval of guidance; ``off`` evaluates what is wanted alone."""
@@ -44,7 +50,8 @@ class Guide:
     are those that were set. ``cite`` are keys of sfumato.references. The scale may be from 0 to ``most``.
     ``off_line`` ways give estimates off the line of x, which only samplers with ``Sampler.off_line`` take. ``memory``
     is an option that, unless 0, remembers the last evaluation and so wants one a step. ``stands`` is one that,
-    unless 0, lets x stand still for as many steps, which only a sampler that draws no noise can.
+    unless 0, lets x stand still for as many steps, which only a sampler that draws no noise can. ``attends`` ways
+    change a network's attention layers, and so want one that has some.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Guide:
     off_line: bool = False
     memory: str | None = None
     stands: str | None = None
+    attends: bool = False
     given: Mapping[str, Value] = field(default_factory=dict)
 
     def __call__(
@@ -67,12 +75,14 @@ class Guide:
         scale: float,
         prediction: Prediction,
         grid: Sequence[Level],
+        layers: Sequence[str] = (),
     ) -> Denoise:
         """The guided denoiser for one walk of ``grid``; ``denoise(x, level, *conditions)`` answers all branches.
 
-        ``prediction`` is what the network predicts. Make a new one for every walk.
+        ``prediction`` is what the network predicts, ``layers`` the names of its attention layers. Make a new one for
+        every walk.
         """
-        made: Denoise = self.make(Pair(denoise, want, avoid, scale, prediction, grid), **self.given)
+        made: Denoise = self.make(Pair(denoise, want, avoid, scale, prediction, grid, layers), **self.given)
         return made
 
 
@@ -130,33 +140,82 @@ def apg(
     return _pressed(pair.by(combine, lo, hi, pair.scale == 1), threshold, bound)
 
 
+def pag(
+    pair: Pair,
+    *,
+    scale: float = 3.0,
+    layers: str = "middle",
+    start: float = 0.0,
+    stop: float = 1.0,
+    lo: float = 0.0,
+    hi: float = 1.0,
+    rescale: float = 0.0,
+    threshold: float = 0.0,
+    bound: float = 1.0,
+) -> Denoise:
+    """Perturbed-attention guidance."""
+    worse = told(pair.want, identity=chosen(pair.layers, layers))
+    return _pressed(_away(pair, worse, scale, start, stop, lo, hi, rescale), threshold, bound)
+
+
+def seg(
+    pair: Pair,
+    *,
+    scale: float = 3.0,
+    layers: str = "middle",
+    blur: float = 1e6,
+    start: float = 0.0,
+    stop: float = 1.0,
+    lo: float = 0.0,
+    hi: float = 1.0,
+    rescale: float = 0.0,
+    threshold: float = 0.0,
+    bound: float = 1.0,
+) -> Denoise:
+    """Smoothed-energy guidance."""
+    worse = told(pair.want, smooth=chosen(pair.layers, layers), blur=blur)
+    return _pressed(_away(pair, worse, scale, start, stop, lo, hi, rescale), threshold, bound)
+
+
+def slg(
+    pair: Pair,
+    *,
+    scale: float = 2.8,
+    layers: str = "middle",
+    start: float = 0.01,
+    stop: float = 0.2,
+    lo: float = 0.0,
+    hi: float = 1.0,
+    rescale: float = 0.0,
+    threshold: float = 0.0,
+    bound: float = 1.0,
+) -> Denoise:
+    """Skip-layer guidance."""
+    worse = told(pair.want, skip=chosen(pair.layers, layers))
+    return _pressed(_away(pair, worse, scale, start, stop, lo, hi, rescale), threshold, bound)
+
+
+def _away(
+    pair: Pair, worse: Any, push: float, start: float, stop: float, lo: float, hi: float, rescale: float
+) -> Denoise:
+    """Classifier-free guidance, and ``push`` times away from ``worse`` in the steps from ``start`` to ``stop``."""
+    return perturbed(
+        pair.denoise,
+        pair.want,
+        pair.avoid,
+        worse,
+        scale=pair.scale,
+        push=push,
+        prediction=pair.prediction,
+        rescale=rescale,
+        guides=interval(lo, hi),
+        pushes=steps_from(pair.grid, start, stop),
+    )
+
+
 def _pressed(denoise: Denoise, threshold: float, bound: float, keep_eps: bool = False) -> Denoise:
     return dynamic_threshold(denoise, threshold, bound, keep_eps) if threshold else denoise
 
-
-@dataclass(frozen=True)
-class Option:
-    """An option of a way of guidance: what it does and the values that it may have."""
-
-    does: str
-    least: float
-    most: float
-
-
-OPTIONS: dict[str, Option] = {
-    "bound": Option(
-        "the largest value that x0 should have, for `threshold`: 1 for pixels", 1e-6, float("inf")
-    ),
-    "eta": Option("how much of the guidance along the picture is kept; 1 is all", -100, 100),
-    "hi": Option("guidance up to this noise, sigma / hypot(alpha, sigma)", 0, 1),
-    "lo": Option("guidance from this noise on, sigma / hypot(alpha, sigma)", 0, 1),
-    "momentum": Option("how much of the guidance before is added; 0 is off", -0.999, 0.999),
-    "norm": Option("the greatest length of a picture's guidance; 0 is no limit", 0, float("inf")),
-    "rescale": Option("how far the deviation of the output is brought back; 0 is off (0.7 is usual)", 0, 1),
-    "threshold": Option("dynamic thresholding at this quantile of x0; 0 is off (0.995 is usual)", 0, 1),
-    "zero": Option("how many steps stand still at first; 0 is off", 0, 1000),
-}
-"""The options of all ways of guidance, by name."""
 
 _ALL = (
     Guide(
@@ -182,6 +241,30 @@ _ALL = (
         cite=("chung2024cfgpp",),
         most=1.0,
         off_line=True,
+    ),
+    Guide(
+        name="pag",
+        make=pag,
+        does="cfg, and away from the network whose places see themselves alone",
+        reference="Ahn et al. 2024, Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance",
+        cite=("ahn2024pag",),
+        attends=True,
+    ),
+    Guide(
+        name="seg",
+        make=seg,
+        does="cfg, and away from the network whose attention is blurred",
+        reference="Hong 2024, Smoothed Energy Guidance",
+        cite=("hong2024seg",),
+        attends=True,
+    ),
+    Guide(
+        name="slg",
+        make=slg,
+        does="cfg, and away from the network without some of its layers",
+        reference="Stability AI 2024, Stable Diffusion 3.5; Hyung et al. 2024, Spatiotemporal Skip Guidance",
+        cite=("stability2024sd35", "hyung2024stg"),
+        attends=True,
     ),
     Guide(
         name="zero_star",
@@ -221,8 +304,19 @@ class Sampler(Protocol):
         ...
 
 
-def check(guide: Guide, sampler: Sampler, *, scale: float, steps: int) -> None:
-    """Refuse a way of guidance that does not go with ``sampler``, ``scale`` or ``steps``, with the reason."""
+def check(
+    guide: Guide, sampler: Sampler, *, scale: float, steps: int, layers: Sequence[str] | None = None
+) -> None:
+    """Refuse a way of guidance that does not go with ``sampler``, ``scale`` or ``steps``, with the reason.
+
+    Nor with the network whose attention ``layers`` have these names, where they are known.
+    """
+    if guide.attends and layers is not None:
+        if not layers:
+            raise InvalidRequest(
+                f"the guide {guide.name!r} changes a network's attention layers, and this model's has none: use 'cfg'"
+            )
+        chosen(layers, {**options_of(guide.make), **guide.given}["layers"])
     if not 0 <= scale <= guide.most:
         raise InvalidRequest(
             f"guidance = {scale:g} is outside what the guide {guide.name!r} allows: 0 to {guide.most:g}"

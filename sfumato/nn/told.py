@@ -59,7 +59,7 @@ class Place:
     def blurred(self, query: Tensor, text: int = 0) -> Tensor:
         """``query`` (B, L, ...) as projected, before any norm, blurred over the picture if this layer is to smooth.
 
-        (Hong 2024, equations 9 and 14.) The Gaussian is cut at three deviations and at the picture's size, and
+        (Hong 2024.) The Gaussian is cut at three deviations and at the picture's size, and
         reflected at the edges, as in the author's code; from FLAT on it is the mean of all places.
         """
         manner = self.told.manner
@@ -80,7 +80,7 @@ class Place:
     def aligned(self, query: Tensor, key: Tensor, text: int = 0) -> tuple[Tensor, Tensor]:
         """Queries and keys (B, L, H, d) of the first half of the rows with mean and deviation of the second's.
 
-        (Huang & Belongie 2017, equation 8, over the picture's places; Hertz et al. 2024, section 3.)
+        (Huang & Belongie 2017, equation 8, over the picture's places; Hertz et al. 2024, section 3.2.)
         """
         manner = self.told.manner
         if self.number not in manner.share or not manner.align:
@@ -102,7 +102,7 @@ class Place:
         return attend(query, key, value, mask)
 
     def _shared(self, query: Tensor, key: Tensor, value: Tensor, text: int) -> Tensor:
-        """The first half of the rows also looks at the places of the second (Hertz et al. 2024, equation 3)."""
+        """The first half of the rows also looks at the places of the second (Hertz et al. 2024, section 3.2)."""
         half, manner = len(query) // 2, self.told.manner
         kept = slice(None) if manner.own else slice(0, text)
         keys, values = (torch.cat((part[:half, kept], part[half:, text:]), dim=1) for part in (key, value))

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sfumato.cli.main import main
+from sfumato.cli.tables import shown
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest, SfumatoError, UnknownName
 from sfumato.families.gaussian import mixture
@@ -68,6 +69,10 @@ def test_every_option_is_told_of_and_every_default_is_allowed() -> None:
         ("zero_star(zero=1.5)", InvalidRequest, "a whole number"),
         ("zero_star(zero=-1)", InvalidRequest, "0 to 1000"),
         ("cfg(rescale=0.7", InvalidRequest, "name"),
+        ("pag(layers=true)", InvalidRequest, "all, middle"),
+        ("cfg(layers=all)", UnknownName, "option of 'cfg'"),
+        ("slg(start=0.5, stop=0.2)", InvalidRequest, "above"),
+        ("seg(blur=0)", InvalidRequest, "0.01 and above"),
     ],
 )
 def test_texts_that_are_refused(text: str, error: type[SfumatoError], word: str) -> None:
@@ -151,7 +156,11 @@ def model() -> Any:
     return mixture(means, 0.1 * torch.eye(12).expand(2, 12, 12), torch.ones(2), names=("a", "b"))
 
 
-@pytest.mark.parametrize("text", [*GUIDES, "cfg(rescale=0.7, lo=0.2, hi=0.8)", "apg(eta=0, norm=2)"])
+PLAINLY = [name for name, entry in GUIDES.items() if not entry.attends]
+"""The ways that go without attention layers, of which a mixture in closed form has none."""
+
+
+@pytest.mark.parametrize("text", [*PLAINLY, "cfg(rescale=0.7, lo=0.2, hi=0.8)", "apg(eta=0, norm=2)"])
 def test_text2image_is_guided_as_asked_and_says_so(text: str) -> None:
     scale = PLAIN.get(guide(text).name, 3.0)
     task = Text2Image(prompt="a", guide=text, guidance=scale, sampler="euler", steps=6, count=2)
@@ -176,6 +185,8 @@ def test_a_recipe_without_a_guide_is_classifier_free_guidance() -> None:
         {"guide": "cfgpp", "guidance": 0.6, "sampler": "heun"},
         {"guide": "apg", "sampler": "heun"},
         {"guide": "zero_star", "steps": 1, "sampler": "euler"},
+        {"guide": "pag"},
+        {"guide": "seg(layers=[0])"},
     ],
 )
 def test_text2image_refuses_before_any_work(fields: dict[str, Any]) -> None:
@@ -203,11 +214,21 @@ def test_the_command_lists_the_table(capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in shown for name in GUIDES)
 
 
+def test_layers_are_words_numbers_or_lists_and_must_be_there() -> None:
+    for text in ("pag(layers=2)", "seg(layers=[0, 1])", "slg(layers=all)", "pag(layers=down)"):
+        check(guide(text), sampler("ddim"), scale=1.0, steps=8, layers=("down", "middle", "up"))
+    for text in ("pag(layers=3)", "pag(layers=[0, 0.5])", "seg(layers=double)", "slg(layers=[])"):
+        with pytest.raises(InvalidRequest, match="1 down, 1 middle, 1 up"):
+            check(guide(text), sampler("ddim"), scale=1.0, steps=8, layers=("down", "middle", "up"))
+    with pytest.raises(InvalidRequest, match="this model's has none: use 'cfg'"):
+        check(guide("pag"), sampler("ddim"), scale=3.0, steps=8, layers=())
+
+
 def guides_table() -> str:
     """The page's first table, from GUIDES and SAMPLERS."""
     lines = ["| name | what it does | options | scale | samplers | source |", "|---|---|---|---|---|---|"]
     for entry in GUIDES.values():
-        options = ", ".join(f"`{key}={value:g}`" for key, value in options_of(entry.make).items())
+        options = ", ".join(f"`{key}={shown(value)}`" for key, value in options_of(entry.make).items())
         which = "all"
         if entry.off_line:
             which = "that move along estimates (`off_line`)"
@@ -215,6 +236,8 @@ def guides_table() -> str:
             which = f"of one evaluation a step; all with `{entry.memory}=0`"
         if entry.stands:
             which = f"that draw no noise; all with `{entry.stands}=0`"
+        if entry.attends:
+            which = "all, where the network has attention"
         lines.append(
             f"| `{entry.name}` | {entry.does} | {options} | 0 to {entry.most:g} | {which} | {entry.reference} |"
         )
@@ -225,8 +248,7 @@ def options_table() -> str:
     """The page's second table, from OPTIONS."""
     lines = ["| option | what it does | values |", "|---|---|---|"]
     for name, entry in OPTIONS.items():
-        top = "and above" if entry.most == float("inf") else f"to {entry.most:g}"
-        lines.append(f"| `{name}` | {entry.does} | {entry.least:g} {top} |")
+        lines.append(f"| `{name}` | {entry.does} | {entry.values} |")
     return "\n".join(lines)
 
 
