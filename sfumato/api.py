@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sfumato.adapted import GIVEN, Adapters, Exactly, Given, again
 from sfumato.ask import Ask
 from sfumato.device import compute_dtype, device_named, dtype_named
 from sfumato.engine.engine import Engine
@@ -25,9 +26,9 @@ from sfumato.families.table import MODELS
 from sfumato.model import Model
 from sfumato.picture.png import read_recipe, save_png
 from sfumato.picture.recipe import Recipe, current_versions
+from sfumato.preview import Previewer
 from sfumato.process.estimate import Estimate
 from sfumato.tasks.animate import Animate
-from sfumato.tasks.canvas import to_bytes
 from sfumato.tasks.given import Area, picture_fields
 from sfumato.tasks.image2image import Image2Image
 from sfumato.tasks.inpaint import Inpaint
@@ -40,6 +41,7 @@ from sfumato.tasks.text2image import Text2Image
 from sfumato.tasks.unconditional import Class2Image, Unconditional
 from sfumato.tasks.upscale import Upscale
 from sfumato.tasks.vary import Vary
+from sfumato.tasks.worded import drawn
 
 TASKS: dict[str, type[Any]] = {
     "animate": Animate,
@@ -106,9 +108,13 @@ class Images:
 class Loaded:
     """A model that is ready to be called."""
 
-    def __init__(self, model: Model, dtype: torch.dtype, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, model: Model, dtype: torch.dtype, notes: tuple[str, ...] = (), given: Given | None = None
+    ) -> None:
         """Wrap ``model``, whose networks compute in ``dtype``; ``notes`` are told with every result."""
         self.model, self.dtype, self.notes = model, dtype, notes
+        self.adapters = Adapters(model, given)
+        self._previewer = Previewer(model.codec)
 
     @property
     def name(self) -> str:
@@ -168,27 +174,69 @@ class Loaded:
         """``image`` restored from a ``damage``: Restore."""
         return self.task("restore", image=image, **fields)
 
-    def run(self, task: Any, progress: Progress | None = None, rows: int | None = None) -> Images:
-        """Run one task on this model.
+    def adapt(self, path: str | os.PathLike[str], strength: float = 1.0, **how: Any) -> tuple[str, ...]:
+        """Let an adapter act until ``adapters.remove``: ``adapters.add``, whose options are ``text``, ``blocks`` ..."""
+        return self.adapters.add(path, strength, **how)
+
+    def draw(
+        self,
+        task: Any,
+        seed: int,
+        lists: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Images:
+        """Run ``task`` with prompts drawn from its patterns, ``{a|b}`` and ``__list__``, of the folder ``lists``.
+
+        Each picture has a prompt of its own: the first that of ``seed``, the next count on.
+        """
+        made = [
+            self.run(one, progress, extra={"drawn": {**patterns, "draw": number}})
+            for one, patterns, number in drawn(task, seed, lists)
+        ]
+        notes = dict.fromkeys(note for each in made for note in each.notes)
+        return Images(images=tuple(p for each in made for p in each.images), notes=tuple(notes))
+
+    def run(
+        self,
+        task: Any,
+        progress: Progress | None = None,
+        rows: int | None = None,
+        *,
+        exactly: Exactly | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Images:
+        """Run one task on this model, with the adapters that stand and those that its prompts name.
 
         ``rows`` is the size of the network's calls: 0 for one picture a call, which is the quickest for a single
         one, else calls filled up to so many rows, which share the work of several. Bits depend on it, so a recipe
         keeps it; by default it is chosen by how many pictures are asked for.
+        ``exactly`` are adapters in place of those (see adapted.again); ``extra`` is kept in the recipe as it is.
         """
         name = next((name for name, kind in TASKS.items() if type(task) is kind), None)
         if name is None:
             raise UnknownName("task", type(task).__name__, [kind.__name__ for kind in TASKS.values()])
         rows = rows_for(task) if rows is None else rows
-        result = self._shared(task, progress, rows) if rows else self._alone(task, progress)
+        with self.adapters.during(task, exactly) as acting:
+            result = self._shared(task, progress, rows) if rows else self._alone(task, progress)
         versions = current_versions(dtype=str(self.dtype).removeprefix("torch."))
         if rows:
             versions["rows"] = str(rows)
         return Images(
             images=tuple(
-                Picture(pixels, Recipe(name, self.model.name, self.model.hash, arguments, versions))
+                Picture(
+                    pixels,
+                    Recipe(
+                        name,
+                        self.model.name,
+                        self.model.hash,
+                        {**arguments, **acting.facts},
+                        versions,
+                        extra=dict(extra or {}),
+                    ),
+                )
                 for pixels, arguments in zip(result.pixels, result.arguments, strict=True)
             ),
-            notes=(*self.notes, *result.notes),
+            notes=(*self.notes, *acting.notes, *result.notes),
         )
 
     def _alone(self, task: Any, progress: Progress | None) -> Any:
@@ -218,11 +266,25 @@ class Loaded:
         finally:
             pending.cancel()
 
+    def preview_by(self, path: str | os.PathLike[str]) -> None:
+        """Decode previews with the tiny autoencoder in ``path`` (TAESD and its kin) from now on.
+
+        Without one a large codec's previews are by a linear map, as small as the latent. WeightsError if the file
+        holds another thing, InvalidRequest if its latents are not this model's.
+        """
+        from sfumato.families.tiny import tiny_codec
+
+        tiny, codec = tiny_codec(path), self.model.codec
+        sides = self.model.defaults.height, self.model.defaults.width
+        if tiny.shape(*sides) != codec.shape(*sides):
+            raise InvalidRequest(
+                f"{path} decodes latents of the shape {tiny.shape(*sides)}, and those of {self.name!r} are "
+                f"{codec.shape(*sides)}: give the tiny autoencoder of its family"
+            )
+        self._previewer = Previewer(codec, tiny)
+
     def _preview(self, estimate: Estimate) -> NDArray[np.uint8]:
-        with torch.inference_mode():
-            pixels = self.model.codec.decode(estimate.x0[:1].detach())
-        preview: NDArray[np.uint8] = to_bytes(pixels[0].to(torch.float32).cpu().numpy())
-        return preview
+        return self._previewer(estimate.x0)
 
 
 def rows_for(task: Any) -> int:
@@ -271,49 +333,75 @@ def load(
     family: str | None = None,
     predicts: str | None = None,
     tokens: str | os.PathLike[str] | None = None,
+    parts: Sequence[str | os.PathLike[str]] = (),
+    packed: bool = False,
     variant: str | None = None,
     allow_pickle: bool = False,
     download: bool = False,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    adapters_in: str | os.PathLike[str] | None = None,
+    embeddings_in: str | os.PathLike[str] | None = None,
+    merged: bool = False,
 ) -> Loaded:
     """The model called ``name``, or the checkpoint at that path, ready to be called.
 
-    A checkpoint is a diffusers folder, a single ``.safetensors`` file in the authors' layout, or the name of a hub
-    repository that is in the local cache (``download`` fetches it; extra ``hub``). ``dtype`` is "float32",
+    A checkpoint is a diffusers folder, a single ``.safetensors`` or ``.gguf`` file in the authors' layout, a folder of
+    loose files with a network each, or the name of a hub repository that is in the local cache (``download`` fetches
+    it; extra ``hub``). ``parts`` are files with networks that it lacks, in any order: text encoders, the autoencoder.
+    ``packed`` keeps 8-bit and GGUF weights in memory as the file has them. ``dtype`` is "float32",
     "bfloat16" or "float16"; by default bfloat16 where the device multiplies it in hardware; float16 on a CPU becomes
     the default, which is many times faster there. ``family`` and ``predicts`` overrule what the checkpoint's keys
     say, ``tokens`` is T5's vocabulary where the checkpoint brings none, ``variant`` chooses among a folder's files
     ("fp16"). Files with pickles are opened with ``allow_pickle`` alone.
 
+    ``adapters`` act from the start, each a file with its strength, ``"ink.safetensors:0.8"``; prompts name others, which
+    lie in the folder ``adapters_in``, and learned words, in ``embeddings_in``. ``merged`` puts adapters into the
+    weights (docs/adapters.md).
+
     Raises UnknownName for a model that is not known and WeightsError for weights that are damaged or of no family.
     """
+    given = Given(
+        adapters=adapters,
+        adapters_in=adapters_in,
+        embeddings_in=embeddings_in,
+        merged=merged,
+        allow_pickle=allow_pickle,
+    )
+    given.uses()
     if name in MODELS:
+        if parts or packed:
+            what = "parts" if parts else "packed"
+            raise InvalidRequest(
+                f"{what} is for checkpoints; the built-in model {name!r} is complete as it is"
+            )
         if device_named(device).type != "cpu":
             raise InvalidRequest(
                 f"device = {device!r} is not for the built-in model: it is packed for the CPU"
             )
         chosen, _ = _dtype(dtype, "cpu")
-        return Loaded(emoji.load(dtype=chosen), chosen)
+        return Loaded(emoji.load(dtype=chosen), chosen, given=given)
     if not Path(name).exists() and "/" not in str(name):
         raise UnknownName("model", name, MODELS)
-    from sfumato.families.checkpoint import open_checkpoint
     from sfumato.families.published import load_checkpoint
+    from sfumato.families.split import opened
     from sfumato.text.t5 import T5Tokens
     from sfumato.weights.hub import resolve
-    from sfumato.weights.source import open_source
 
     place = device_named(device)
     chosen, note = _dtype(dtype, device)
     words = None if tokens is None else T5Tokens.load(Path(tokens))
-    with open_source(resolve(name, download=download), variant=variant, allow_pickle=allow_pickle) as source:
+    path, more = resolve(name, download=download), [Path(part) for part in parts]
+    with opened(path, more, variant=variant, allow_pickle=allow_pickle) as checkpoint:
         model = load_checkpoint(
-            open_checkpoint(source),
+            checkpoint,
             dtype=chosen,
             device=place,
             family=family,
             predicts=predicts,
             tokens=words,
+            packed=packed,
         )
-    return Loaded(model, chosen, (note,) if note else ())
+    return Loaded(model, chosen, (note,) if note else (), given)
 
 
 def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:
@@ -325,30 +413,41 @@ def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:
     return dtype_named(name, device), ""
 
 
-def remake(path: str | os.PathLike[str], model: str | None = None, **parents: Any) -> Images:
+def remake(
+    path: str | os.PathLike[str],
+    model: str | None = None,
+    loading: Mapping[str, Any] | None = None,
+    **parents: Any,
+) -> Images:
     """Make the picture in ``path`` again from the recipe it carries; ``model`` is where its checkpoint lies.
 
-    ``parents`` are the pictures and masks that it was made from, by field (``image=``, ``mask=``): a recipe knows
-    their hashes. Bit for bit the same on the same machine with the same versions; notes say what differs.
+    ``loading`` is what ``load`` is told besides (``parts``, ``tokens`` ...). ``parents`` are the pictures and masks
+    that it was made from, by field (``image=``, ``mask=``): a recipe knows their hashes. Bit for bit the same on
+    the same machine with the same versions; notes say what differs.
     InvalidRequest if the recipe is of another model or task, or made from other pictures.
     """
     recipe = read_recipe(Path(path))
     if recipe.task not in TASKS:
         raise UnknownName("task", recipe.task, TASKS)
+    told = dict(loading or {})
+    given = Given(**{name: told.pop(name) for name in GIVEN if name in told})
+    exactly, recipe = again(recipe, given, path)
     task, _ = _again(recipe, path, parents)
     if model is None and recipe.model not in MODELS:
         raise InvalidRequest(
             f"{path} was made by a checkpoint of {recipe.model!r} (hash {recipe.model_hash[:12]}...): "
             f"say where it lies, with --model"
         )
-    loaded = load(model or recipe.model, dtype=recipe.versions.get("dtype"))
+    loaded = load(model or recipe.model, **{"dtype": recipe.versions.get("dtype"), **told})
     if loaded.model.hash != recipe.model_hash:
         raise InvalidRequest(
             f"{path} was made by other weights of {recipe.model!r} (hash {recipe.model_hash[:12]}..., "
             f"this one {loaded.model.hash[:12]}...): its recipe cannot be followed exactly; "
             f"use its prompt and seed as they are with `sfumato generate`"
         )
-    made = loaded.run(task, rows=_whole(recipe.versions.get("rows", "0")))
+    made = loaded.run(
+        task, rows=_whole(recipe.versions.get("rows", "0")), exactly=exactly, extra=recipe.extra
+    )
     now = made.images[0].recipe.versions
     changed = [
         f"{key} was {then}, is {now.get(key)}"

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "noise": {"errors", "process"},
     "codec": {"errors", "nn"},
     "denoiser": {"errors", "process", "condition"},
+    "preview": {"codec"},
     "model": {"ask", "process", "condition", "codec", "denoiser"},
     "families": {"errors", "files", "process", "nn", "text", "weights", *VALUES},
     "tasks": {"errors", "ask", "process", "samplers", "guidance", "text", "manner", "picture", *VALUES},
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
     "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},
 }
+MAY_IMPORT["adapted"] = {"errors", "adapters", "model", "picture", "text"}
 MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
 MAY_IMPORT["recipes"] = set(BELOW)

@@ -14,6 +14,7 @@ import click
 from sfumato.api import request
 from sfumato.cli.making import (
     LOADING,
+    SHOWING,
     check_writable,
     file_name,
     model_options,
@@ -34,15 +35,14 @@ def run(
     frames: bool,
     model: str | None,
     force: bool,
-    preview: bool | None,
     as_json: bool,
     **values: Any,
 ) -> None:
     """Make the frames and write them."""
-    loading = taken(values, LOADING)
+    loading, showing = taken(values, LOADING), taken(values, SHOWING)
     task, notes = request("animate", prompts=prompts, **given(values))
     deliver_moving(
-        lambda: produce(task, "animate", model, loading, preview, as_json),
+        lambda: produce(task, "animate", model, loading, showing, as_json),
         task,
         out or Path(file_name(prompts[0])).with_suffix(".webp"),
         frames=frames,
@@ -77,7 +77,11 @@ def deliver_moving(
         for name in (target, *names):
             click.echo(str(name))
         return
-    told = {"file": str(target), "frames": [str(name) for name in names], **json.loads(read_recipe(target).to_json())}
+    told = {
+        "file": str(target),
+        "frames": [str(name) for name in names],
+        **json.loads(read_recipe(target).to_json()),
+    }
     click.echo(json.dumps({**told, "seconds": round(time.monotonic() - began, 3)}))
 
 

@@ -9,6 +9,7 @@ import click
 
 from sfumato.cli.making import (
     LOADING,
+    SHOWING,
     deliver,
     file_name,
     model_options,
@@ -45,7 +46,6 @@ def command(
     model: str | None,
     like: Path | None,
     force: bool,
-    preview: bool | None,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -56,7 +56,8 @@ def command(
     With --count N the files are rocket-1.png, rocket-2.png, ... and rocket-sheet.png shows all of them. Each
     file carries its complete recipe; `--like FILE` follows it again, whatever task made it.
     """
-    loading, parents = taken(fields, LOADING), given(taken(fields, PARENTS))
+    loading, showing = taken(fields, LOADING), taken(fields, SHOWING)
+    parents = given(taken(fields, PARENTS))
     options = given(fields)
     if (prompt is None) == (like is None):
         raise InvalidRequest('give a prompt, such as "a rocket, 3d style", or --like PICTURE, and not both')
@@ -73,11 +74,11 @@ def command(
 
     def made() -> Any:
         if task is not None:
-            return produce(task, "text2image", model, loading, preview, as_json)
+            return produce(task, "text2image", model, loading, showing, as_json)
         from sfumato import api
 
         assert like is not None
-        return api.remake(like, model, **parents)
+        return api.remake(like, model, given(loading), **parents)
 
     moving = None if like is None else _moving(like)
     if moving is not None and like is not None:

@@ -26,6 +26,14 @@ _MODEL: tuple[Any, ...] = (
     click.option(
         "--tokens", type=click.Path(path_type=Path), help="T5's vocabulary, where a checkpoint has none"
     ),
+    click.option(
+        "--part",
+        "parts",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="a file with a network that the checkpoint lacks: a text encoder, the autoencoder (may be repeated)",
+    ),
+    click.option("--packed", is_flag=True, help="keep 8-bit and GGUF weights in memory as the file has them"),
     click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"'),
     click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own"),
     click.option("--download", is_flag=True, help="fetch a hub repository that is not in the local cache"),
@@ -36,10 +44,33 @@ _OUTPUT: tuple[Any, ...] = (
     click.option(
         "--preview/--no-preview", default=None, help="show the picture in the terminal while it grows"
     ),
+    click.option(
+        "--preview-file",
+        type=click.Path(path_type=Path),
+        help="keep the picture as it grows in this PNG file, for a viewer beside",
+    ),
+    click.option(
+        "--preview-by",
+        type=click.Path(path_type=Path),
+        help="a tiny autoencoder (taesd and its kin) that decodes previews",
+    ),
     click.option("--json", "as_json", is_flag=True, help="print one JSON object about what was made"),
 )
-LOADING = ("dtype", "device", "family", "predicts", "tokens", "variant", "allow_pickle", "download")
+LOADING = (
+    "dtype",
+    "device",
+    "family",
+    "predicts",
+    "tokens",
+    "parts",
+    "packed",
+    "variant",
+    "allow_pickle",
+    "download",
+)
 """The options of a command that say how a model is loaded: parameters of ``api.load``."""
+SHOWING = ("preview", "preview_file", "preview_by")
+"""The options of a command that say where the picture is seen while it grows."""
 
 
 def model_options(function: Any) -> Any:
@@ -64,14 +95,20 @@ def taken(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def produce(
-    task: Any, name: str, model: str | None, loading: dict[str, Any], preview: bool | None, quiet: bool
+    task: Any, name: str, model: str | None, loading: dict[str, Any], showing: dict[str, Any], quiet: bool
 ) -> Any:
     """Load the model and run ``task``, the task ``name``, under a progress bar: the finished images."""
     from sfumato import api
     from sfumato.cli.render import Bar
 
+    beside: Path | None = showing["preview_file"]
+    if beside is not None:
+        check_writable(targets(beside, 1), force=True)
     loaded = api.load(model or "emoji", **loading)
-    with Bar(task.evaluations(loaded.model.defaults), preview=preview, quiet=quiet) as bar:
+    if showing["preview_by"] is not None:
+        loaded.preview_by(showing["preview_by"])
+    total = task.evaluations(loaded.model.defaults)
+    with Bar(total, preview=showing["preview"], beside=beside, quiet=quiet) as bar:
         return loaded.run(task, bar.update)
 
 
@@ -131,7 +168,7 @@ def targets(out: Path, count: int) -> list[Path]:
     """The files for ``count`` pictures: ``out`` itself, or numbered ones and the sheet as the last."""
     if out.suffix.lower() != ".png":
         raise InvalidRequest(
-            f"--out = {str(out)!r} is not allowed: pictures are PNG files, so end it in .png"
+            f"the name {str(out)!r} is not allowed: pictures are PNG files, so end it in .png"
         )
     if count == 1:
         return [out]

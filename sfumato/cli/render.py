@@ -6,19 +6,27 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sfumato.picture.png import save_png
+
 
 class Bar:
     """A progress bar on standard error; silent where that is not a terminal."""
 
-    def __init__(self, total: int | None, *, preview: bool | None, quiet: bool) -> None:
-        """Expect ``total`` evaluations (None: unknown); ``preview`` shows the picture, ``quiet`` shows nothing."""
-        self.console = Console(stderr=True)
+    def __init__(
+        self, total: int | None, *, preview: bool | None, quiet: bool, beside: Path | None = None
+    ) -> None:
+        """Expect ``total`` evaluations (None: unknown); ``preview`` shows the picture, ``quiet`` shows nothing.
+
+        The file ``beside`` always has the newest picture, or the one before, whole.
+        """
+        self.console, self.beside = Console(stderr=True), beside
         self.preview = bool(preview) and not quiet
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -46,8 +54,14 @@ class Bar:
     def update(self, done: int, picture: Callable[[], Any]) -> None:
         """``done`` evaluations are made; ``picture()`` gives the current estimate."""
         self.bar.update(self.task, completed=done)
-        if self.preview and (done == self.total or time.monotonic() - self.shown > 0.5):
-            self._show(picture(), done)
+        if not (self.preview or self.beside):
+            return
+        if done == self.total or time.monotonic() - self.shown > 0.5:
+            pixels = picture()
+            if self.preview:
+                self._show(pixels, done)
+            if self.beside is not None:
+                save_png(self.beside, pixels)
             self.shown = time.monotonic()
 
     def _show(self, pixels: Any, done: int) -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from sfumato.api import TASKS, request
-from sfumato.cli.making import LOADING, deliver, file_name, model_options, output_options, produce, taken
+from sfumato.cli.making import (
+    LOADING,
+    SHOWING,
+    deliver,
+    file_name,
+    model_options,
+    output_options,
+    produce,
+    taken,
+)
 from sfumato.cli.options import given, is_required, options_of
 
 
@@ -83,17 +92,15 @@ def front(name: str) -> click.Command:
     task = TASKS[chosen.task]
     fields = {field.name: field for field in dataclasses.fields(task)}
 
-    def run(
-        out: Path | None, model: str | None, force: bool, preview: bool | None, as_json: bool, **values: Any
-    ) -> None:
-        loading = taken(values, LOADING)
+    def run(out: Path | None, model: str | None, force: bool, as_json: bool, **values: Any) -> None:
+        loading, showing = taken(values, LOADING), taken(values, SHOWING)
         options = given(values)
         made, notes = request(chosen.task, **options)
         image = options.get("image")
         told = str(options.get("prompt") or options.get("label") or name)
         plain = f"{Path(image).stem}-{name}.png" if image else file_name(told)
         deliver(
-            lambda: produce(made, chosen.task, model, loading, preview, as_json),
+            lambda: produce(made, chosen.task, model, loading, showing, as_json),
             out or Path(plain),
             1 if made.pick else made.count,
             force=force,

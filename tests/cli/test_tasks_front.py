@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.api import TASKS
 from sfumato.cli.main import COMMANDS, main
-from sfumato.cli.making import LOADING
+from sfumato.cli.making import LOADING, SHOWING
 from sfumato.cli.tasks import FRONTS, front
 from sfumato.picture.png import read_recipe
 
@@ -41,7 +41,7 @@ def test_options_and_arguments_are_the_fields_of_the_task(name: str) -> None:
     command = front(name)
     fields = [field.name for field in dataclasses.fields(TASKS[FRONTS[name].task])]
     given = [p.name for p in command.params]
-    shared = ("out", "force", "preview", "as_json", "model", *LOADING)
+    shared = ("out", "force", "as_json", "model", *SHOWING, *LOADING)
     assert sorted(given) == sorted([*fields, *shared])
     arguments = [p.name for p in command.params if isinstance(p, click.Argument)]
     assert tuple(arguments) == FRONTS[name].arguments
