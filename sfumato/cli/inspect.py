@@ -45,6 +45,9 @@ def table(report: Report) -> list[str]:
     rows = [("layout", report.layout)]
     if report.prediction:
         rows.append(("predicts", f"{report.prediction} ({report.why})"))
+    if report.packed:
+        rows.append(("packed", f"{', '.join(report.packed)}; unpacked when loaded, or kept so with --packed"))
+    rows += [("note", note) for note in report.notes]
     if report.licence:
         rows.append(("licence", report.licence))
     if report.missing:

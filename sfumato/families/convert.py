@@ -20,7 +20,8 @@ import torch
 from sfumato.errors import InvalidRequest, OutputError, WeightsError
 from sfumato.families import settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
-from sfumato.families.inspect import V_SPREAD, Report, deviation, inspect
+from sfumato.families.inspect import Report, inspect
+from sfumato.families.marks import V_BIAS, V_SPREAD, deviation
 from sfumato.families.signatures import FOLDERS, PREFIXES, networks, usual_names
 from sfumato.families.stream import as_it_is, stream
 from sfumato.files import sync_folder, why_unwritable, write_bytes
@@ -101,6 +102,12 @@ def convert(
         raise OutputError(f"{place} exists already; choose another output")
     report = inspect(source)
     chosen = family or report.family
+    said: list[str] = []
+    if dtype is None and (kinds := sorted({e.dtype for e in source.entries.values() if e.quantized})):
+        dtype = torch.bfloat16
+        said = [
+            f"values stored as {', '.join(kinds)} are unpacked and written as bfloat16; --dtype chooses another"
+        ]
     if report.variant == "refiner":
         chosen = "sdxl-refiner"  # its encoder stands elsewhere
     job = _Job(source, open_checkpoint(source), report, chosen, dtype, shard_bytes)
@@ -112,7 +119,7 @@ def convert(
         place, notes = job.single(place)
     else:
         raise InvalidRequest(f"to = {layout!r}: it is diffusers or original")
-    return Converted(place, tuple(notes))
+    return Converted(place, (*said, *source.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -295,10 +302,9 @@ class _Job:
             ("ztsnr", bool(told.get("rescale_betas_zero_snr"))),
         ]
         if self.family == "sd2":
-            bias = self.source.parts["unet"].entries.get(
-                "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
-            )
-            tells = bias is not None and (deviation(bias) > V_SPREAD) == (self.report.prediction == "v")
+            unet, bias = self.source.parts["unet"], V_BIAS["diffusers"]
+            found = bias in unet.entries
+            tells = found and (deviation(unet, bias) > V_SPREAD) == (self.report.prediction == "v")
             wanted[0] = ("v_pred", self.report.prediction == "v" and not tells)
         marks = [name for name, is_so in wanted if is_so and name not in tensors]
         tensors |= {name: Stored(torch.float32, (0,), ()) for name in marks}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,14 +10,10 @@ from typing import Any
 
 from sfumato.errors import WeightsError
 from sfumato.families.further import FURTHER
+from sfumato.families.marks import prediction_of
 from sfumato.families.signatures import PREFIXES, Found, networks, place_of, recognise
 from sfumato.weights.header import Entry
 from sfumato.weights.source import Source, sha256
-
-V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-"""The bias whose values are larger in networks of Stable Diffusion 2 that predict v (as ComfyUI found)."""
-V_SPREAD = 0.09
-"""The standard deviation of V_BIAS above which the network predicts v."""
 
 TITLES = {
     "sd1": "Stable Diffusion 1",
@@ -39,7 +34,8 @@ NEEDS = {
     **{one.family: one.needs for one in FURTHER.values()},
 }
 INPUTS = {4: "base", 9: "inpainting", 8: "instruct", 7: "upscaler"}
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+SHORT = {34: "SSD-1B", 15: "Vega"}
+"""Networks of Stable Diffusion XL whose middle has no attention, by how many layers their transformers have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +87,8 @@ class Report:
     metadata: dict[str, str] = field(default_factory=dict)
     licence: str | None = None
     files: tuple[WeightsFile, ...] = ()
+    packed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -114,7 +112,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
     except (KeyError, IndexError) as error:
         raise WeightsError(f"{source.path} looks like a known network, but {error} does not fit") from error
     family, variant = family_of(found, facts, str(source.config.get("_class_name", "")))
-    prediction, why = predicted(family, source, found) if family else (None, None)
+    prediction, why = predicted(family, source, found["denoiser"]) if family else (None, None)
     others = _others(source) if "" not in asked else []
     layouts = {one.layout for one in found.values()}
     whole = "diffusers folder" if source.parts else "single file" if len(found) > 1 else ""
@@ -140,7 +138,14 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
             )
             for path in source.files
         ),
+        packed=tuple(sorted({entry.dtype for entry in source.entries.values() if _packed(entry)})),
+        notes=tuple(source.notes),
     )
+
+
+def _packed(entry: Entry) -> bool:
+    """Whether a tensor takes fewer bits than its values are computed in."""
+    return entry.quantized or entry.dtype.startswith("F8_")
 
 
 def needed(family: str | None, variant: str | None) -> tuple[str, ...]:
@@ -159,17 +164,21 @@ def facts_of(network: Found) -> dict[str, int | bool]:
 
     match network.kind:
         case "unet":
-            middle = "middle_block.1" if original else "mid_block.attentions.0"
+            last = ".transformer_blocks.0.attn2.to_k.weight"
+            look = next((key for key in shapes if key.endswith(last)), last).removesuffix(last)
             first = shapes["input_blocks.0.0.weight" if original else "conv_in.weight"]
             vector = shapes.get("label_emb.0.0.weight" if original else "add_embedding.linear_1.weight")
             classes = shapes.get("label_emb.weight" if original else "class_embedding.weight")
+            layers = sum(key.endswith(".attn2.to_k.weight") for key in shapes)
+            whole = ("middle_block.1" if original else "mid_block.attentions.0") + last in shapes
             return {
+                **({} if whole else {"layers": layers}),
                 "inputs": first[1],
                 "width": first[0],
-                "tokens": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
+                "tokens": shapes[look + last][1],
                 "vector": vector[1] if vector else 0,
                 "classes": classes[0] if classes else 0,
-                "matrices": len(shapes[f"{middle}.proj_in.weight"]) == 2,
+                "matrices": len(shapes[f"{look}.proj_in.weight"]) == 2,
             }
         case "mmdit":
             blocks = "joint_blocks." if original else "transformer_blocks."
@@ -234,50 +243,22 @@ def family_of(
     if told["classes"]:
         return "x4", None
     variant = INPUTS.get(told["inputs"], f"{told['inputs']} input channels")
+    if "layers" in told:
+        variant = SHORT.get(told["layers"], "fewer layers")
     if told["vector"]:
         big = facts["text_2"]["width"] if "text_2" in found else 1280
         return "sdxl", "refiner" if told["tokens"] == big else variant
     return ("sd2" if told["matrices"] else "sd1"), variant
 
 
-def predicted(family: str, source: Source, found: Mapping[str, Found]) -> tuple[str, str]:
+def predicted(family: str, source: Source, denoiser: Found) -> tuple[str, str]:
     """What the denoiser of ``family`` predicts, and how that is known."""
     scheduler = source.parts.get("scheduler")
-    told = scheduler.config.get("prediction_type") if scheduler else None
-    if told:
-        return PREDICTIONS.get(str(told), str(told)), "scheduler_config.json"
-    if "v_pred" in source.entries:
-        more = " and ztsnr: the noisiest level is pure noise" if "ztsnr" in source.entries else ""
-        return "v", f"marker v_pred{more}"
-    if "edm_vpred.sigma_max" in source.entries:
-        return "v", "marker edm_vpred.sigma_max: levels as Karras et al. 2022 set them"
-    if "edm_mean" in source.entries:
-        return "edm", "markers edm_mean and edm_std: preconditioned as Karras et al. 2022 do"
-    denoiser = found["denoiser"].source
-    if found["denoiser"].kind in FURTHER:
-        return FURTHER[found["denoiser"].kind].predicts, "the family's"
-    if family == "sd2" and V_BIAS in denoiser.entries:
-        spread = deviation(denoiser[V_BIAS])
-        sign = "above" if spread > V_SPREAD else "not above"
-        return "v" if spread > V_SPREAD else "eps", (
-            f"no key says it; the deviation of {V_BIAS} is {spread:.3f}, {sign} {V_SPREAD}"
-        )
-    return ("flow" if family in ("sd3", "flux") else "v" if family == "x4" else "eps"), "the family's"
-
-
-def deviation(entry: Entry) -> float:
-    """The standard deviation of the values of ``entry``, of float32, float16 or bfloat16."""
-    with open(entry.file.path, "rb") as file:
-        file.seek(entry.start)
-        data = file.read(entry.bytes)
-    if entry.dtype == "BF16":  # the upper halves of float32
-        data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
-    form = {"F16": "e", "F32": "f", "F64": "d", "BF16": "f"}.get(entry.dtype)
-    if form is None or not data:
-        return 0.0
-    values = struct.unpack(f"<{len(data) // struct.calcsize(form)}{form}", data)
-    mean = sum(values) / len(values)
-    return float((sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5)
+    usual = {"sd3": "flow", "flux": "flow", "x4": "v"}.get(family, "eps")
+    if denoiser.kind in FURTHER:
+        usual = FURTHER[denoiser.kind].predicts
+    settings = scheduler.config if scheduler else {}
+    return prediction_of(family, usual, settings, source.entries, denoiser.source, denoiser.layout)
 
 
 def _component(place: str, network: Found, facts: dict[str, int | bool]) -> Component:

@@ -1,7 +1,7 @@
-"""Models from published checkpoints, assembled from their parts: Stable Diffusion 1, 2, XL, 3 and FLUX.1.
+"""Models from published checkpoints, assembled from their parts: networks, process, conditions, defaults.
 
-Families differ in a row of FAMILIES (stable.py, flows.py): how the parts tell it, what the network predicts on which
-schedule, how prompts become conditions, and its authors' defaults. Where each value comes from stands in
+Families differ in a row of FAMILIES (stable.py, flows.py, sincos.py): how the parts tell it, what the network predicts
+on which schedule, how prompts become conditions, and its authors' defaults. Where each value comes from stands in
 docs/checkpoints.md.
 """
 
@@ -15,17 +15,21 @@ from typing import Any
 
 import torch
 
-from sfumato.codec import Latent
+from sfumato.codec import Latent, Pixels
 from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import flows, stable
+from sfumato.families import flows, pixels, sincos, stable
 from sfumato.families.checkpoint import Checkpoint, Part
-from sfumato.families.family import Family, Kit, refusal
+from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
+from sfumato.families.marks import BY_SETTINGS
+from sfumato.families.split import check_parts, stored, words_of
 from sfumato.families.told import Process, predicted, process_of
 from sfumato.model import Conditioner, Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
+from sfumato.nn.quantized import quantized
+from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.process.prediction import prediction as prediction_named
 from sfumato.text.t5 import T5Tokens
@@ -42,17 +46,22 @@ FAMILIES: tuple[Family, ...] = (
     flows.SD3,
     flows.SCHNELL,
     flows.FLUX,
+    flows.KONTEXT,
+    sincos.SIGMA,
+    sincos.ALPHA,
+    sincos.DIT,
+    pixels.BY_CLASS,
+    pixels.UNCONDITIONAL,
 )
 """The families, the most special first."""
-
-READS = {"text": "the smaller CLIP encoder", "text_2": "the larger CLIP encoder", "text_3": "the T5 encoder"}
-"""What parts are, for people who lack one."""
 
 
 def family_of(checkpoint: Checkpoint, name: str | None = None) -> Family:
     """The family of ``checkpoint``, or its variant of the one called ``name``; WeightsError if it is of none."""
     if name is not None and name not in {f.name for f in FAMILIES}:
         raise UnknownName("family", name, sorted({f.name for f in FAMILIES}))
+    if name is None and flows.says_kontext(checkpoint.source) and flows.KONTEXT.fits(checkpoint.parts):
+        name = flows.KONTEXT.name
     for family in FAMILIES:
         if family.name == (name or family.name) and family.fits(checkpoint.parts):
             return family
@@ -73,23 +82,29 @@ def load_checkpoint(
     family: str | None = None,
     predicts: str | None = None,
     tokens: T5Tokens | None = None,
+    packed: bool = False,
 ) -> Model:
     """The model of ``checkpoint``, its networks in ``dtype`` on ``device``.
 
     ``family`` and ``predicts`` overrule what is found; ``tokens`` is T5's vocabulary where the checkpoint has none.
+    ``packed`` keeps matrices in memory as the files have them where that takes fewer bytes than ``dtype``.
     WeightsError says which part is missing or does not fit, UnknownName that no family or prediction is called so.
     """
     if predicts is not None:
         prediction_named(predicts)
-    kind = family_of(checkpoint, family)
-    _check_parts(checkpoint, kind)
+    kind = pixels.suited(family_of(checkpoint, family), checkpoint)
+    check_parts(checkpoint, kind)
+    sincos.check_repeated(checkpoint)
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
     words = None
     if "text_3" in parts:
-        words = tokens or T5Tokens.load(checkpoint.source.path / kind.words)
+        words = tokens or words_of(checkpoint, kind)
+    keep = quantized if packed else None
     nets: dict[str, Any] = {
-        place: load_into(part.make, part.source, part.table, part.layout, dtype=dtype, device=device)
+        place: load_into(
+            part.make, part.source, part.table, part.layout, dtype=dtype, device=device, packed=keep
+        )
         for place, part in parts.items()
     }
     denoiser = Denoiser(
@@ -98,11 +113,14 @@ def load_checkpoint(
         prediction_named(asked.predicts),
         clock=asked.clock,
         scale=asked.scale,
+        learned_range=_outer(parts["denoiser"]) == 2 * kind.latent,
+        clip=asked.clip,
     )
-    codec = codec_of(parts["vae"], nets["vae"], kind)
+    codec = codec_of(parts["vae"], nets["vae"], kind) if "vae" in parts else pixels.codec_of(parts)
     zeros = bool(checkpoint.source.config.get("force_zeros_for_empty_prompt", True))
-    kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros)
-    said = _notes(kind, asked)
+    labels = sincos.labels_of(checkpoint.source.config)
+    kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros, labels=labels)
+    said = [*_notes(kind, asked), *stored(parts, dtype, packed)]
     why_not = refusal(kind, parts)
     return Model(
         name=kind.name,
@@ -114,6 +132,13 @@ def load_checkpoint(
         notes=lambda prompt: [*said, *getattr(codec, "notes", ()), *flows.dropped(kit, prompt)],
         schedule_of=asked.schedule_of,
         refused={"text2image": why_not} if why_not else {},
+        beside=beside_of(kind, parts, 1.0 if isinstance(codec, Pixels) else float(codec.std.flatten()[0])),
+        seams=Seams(
+            networks=lambda: {
+                place: (net, parts[place].table) for place, net in nets.items() if place != "vae"
+            },
+            learned=kit.learned,
+        ),
     )
 
 
@@ -127,12 +152,6 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
         shift, scale = 0.0, 1.0  # trained on the big autoencoder's latent after its scale
     elif family is not None:
         shift, scale = family.shift, family.scale
-        seams=Seams(
-            networks=lambda: {
-                place: (net, parts[place].table) for place, net in nets.items() if place != "vae"
-            },
-            learned=kit.learned,
-        ),
     elif "scaling_factor" not in told:
         raise WeightsError(
             f"the autoencoder {part.source.path} does not tell how its latent is scaled: say of which family it is"
@@ -150,37 +169,6 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
     return Latent(network, mean, std)
 
 
-def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint:
-    """``checkpoint`` with the networks of ``others`` that it lacks: split files, such as FLUX.1's.
-
-    Of CLIP encoders that come alone the narrower is the first. WeightsError if two files hold one network.
-    """
-    parts = dict(checkpoint.parts)
-    alone = [one.parts["text"] for one in others if list(one.parts) == ["text"] and not one.source.parts]
-    free = [place for place in ("text", "text_2") if place not in parts]
-    placed = dict(zip(free, sorted(alone, key=lambda part: int(part.config.width)), strict=False))
-    for one in others:
-        for place, part in one.parts.items():
-            at = next((name for name, found in placed.items() if found is part), place)
-            if at in parts:
-                raise WeightsError(
-                    f"{part.source.path} holds the network {at}, which {parts[at].source.path} holds too"
-                )
-            parts[at] = part
-    return replace(checkpoint, parts=parts)
-
-
-def _check_parts(checkpoint: Checkpoint, kind: Family) -> None:
-    """Refuse a checkpoint without the parts that ``kind`` needs."""
-    missing = [name for name in kind.needs if name not in checkpoint.parts]
-    if missing:
-        told = ", ".join(f"{name} ({READS[name]})" if name in READS else name for name in missing)
-        raise WeightsError(
-            f"{checkpoint.source.path} is of the family {kind.title!r} and lacks {told}: "
-            f"give a folder or a file that has all parts"
-        )
-
-
 def _completed(part: Part, place: str, kind: Family) -> Part:
     """``part`` with what the family knows and shapes do not tell, where there is no ``config.json`` that says it."""
     if part.source.config:
@@ -195,23 +183,37 @@ def _completed(part: Part, place: str, kind: Family) -> Part:
 def _defaults(kind: Family, parts: Mapping[str, Part], asked: Process) -> Defaults:
     """The defaults with what the checkpoint says of sizes; Stable Diffusion 2 that predicts v is of 768 pixels."""
     chosen, net = asked.defaults, parts["denoiser"]
-    factor = parts["vae"].config.factor
+    extra = extra_of(kind, parts)
+    if extra is not None and extra.guidance is not None:
+        chosen = replace(chosen, guidance=extra.guidance)
+    factor = parts["vae"].config.factor if "vae" in parts else 1
     side = net.source.config.get("sample_size")
     if not isinstance(side, int):
         side = 768 // factor if kind.name == "sd2" and asked.predicts == "v" else chosen.width // factor
     least = min(chosen.least, side * factor)
     chosen = replace(chosen, width=side * factor, height=side * factor, least=least)
+    if "vae" not in parts:  # pixels of one size
+        return replace(chosen, multiple=side, least=side, most=side)
+    if isinstance(net.config, SincosConfig) and not net.source.config:
+        size = net.config.side * net.config.patch * factor
+        chosen = replace(chosen, width=size, height=size, least=min(chosen.least, size))
     if isinstance(net.config, MMDiTConfig):
         most = net.config.side * net.config.patch * factor
         chosen = replace(chosen, most=most, width=min(chosen.width, most), height=min(chosen.height, most))
     return chosen
 
 
+def _outer(denoiser: Part) -> int:
+    """How many channels a denoiser answers: twice the latent's where it also learned the variance of steps."""
+    outer: int = denoiser.config.outer
+    return outer
+
+
 def _notes(kind: Family, asked: Process) -> list[str]:
     """What was guessed and may be overruled."""
-    if kind.name != "sd2" or asked.why in ("the scheduler's settings", "as asked"):
+    if kind.name != "sd2" or asked.why in (BY_SETTINGS, "as asked"):
         return []
-    return [f"taken to predict {asked.predicts}, by {asked.why}; the option predicts overrules it"]
+    return [f"taken to predict {asked.predicts} ({asked.why}); the option predicts overrules it"]
 
 
 def _conditioner(kind: Family, kit: Kit) -> Conditioner:
@@ -224,7 +226,8 @@ def _conditioner(kind: Family, kit: Kit) -> Conditioner:
 
 def _identity(checkpoint: Checkpoint) -> str | Callable[[], str]:
     """The checkpoint's hash, later if its files remain: reading them all once more would double the time to load."""
-    return _hash(checkpoint) if checkpoint.source.closing else lambda: _hash(checkpoint)
+    passing = any(part.source.closing for part in checkpoint.parts.values())
+    return _hash(checkpoint) if passing else lambda: _hash(checkpoint)
 
 
 def _hash(checkpoint: Checkpoint) -> str:
@@ -236,4 +239,4 @@ def _hash(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-__all__ = ["FAMILIES", "Family", "codec_of", "combined", "family_of", "load_checkpoint", "predicted"]
+__all__ = ["FAMILIES", "Family", "codec_of", "family_of", "load_checkpoint", "predicted"]

@@ -19,6 +19,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family
 from sfumato.families.flows import shifted_twice
+from sfumato.families.marks import BY_SETTINGS, EDM_MARKS, PREDICTIONS, UNREAD_MARKS, prediction_of
 from sfumato.model import Defaults
 from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow, Schedule, shift_for
@@ -59,16 +60,7 @@ LEADING = {"PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "T
 DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"}
 """Those that space one step more than they make, and leave out the lowest."""
 
-PREDICTED = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
-BIAS = {
-    "original": "output_blocks.11.1.transformer_blocks.0.norm1.bias",
-    "diffusers": "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
-}
-"""The bias that tells what a network of Stable Diffusion 2 predicts, by layout."""
-
-EDM_MARKS = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
-UNREAD_MARKS = ("edm_mean", "edm_std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +87,15 @@ def predicted(family: Family, checkpoint: Checkpoint) -> tuple[str, str]:
     told by the spread of one bias, which is larger in models that predict v (as ComfyUI found). WeightsError for
     settings that are not known.
     """
-    told = checkpoint.configs.get("scheduler", {}).get("prediction_type")
-    if told and family.predicts != "flow":
-        if told not in PREDICTED:
-            raise WeightsError(
-                f"the scheduler of {checkpoint.source.path} says prediction_type = {told!r}, which is not known; "
-                f"known: {', '.join(PREDICTED)}"
-            )
-        return PREDICTED[str(told)], "the scheduler's settings"
-    for marker in ("v_pred", EDM_MARKS[1]):
-        if marker in checkpoint.source.entries:
-            return "v", f"the marker {marker}"
-    net = checkpoint.parts["denoiser"]
-    bias = BIAS[net.layout]
-    if family.name == "sd2" and bias in net.source.entries:
-        spread = float(net.source.read(bias).float().std())
-        kind = "v" if spread > 0.09 else "eps"
-        return kind, f"the deviation {spread:.3f} of {bias}, which is above 0.09 where v is predicted"
-    return family.predicts, "the family's"
+    net, settings = checkpoint.parts["denoiser"], checkpoint.configs.get("scheduler", {})
+    names = checkpoint.source.entries
+    found, why = prediction_of(family.name, family.predicts, settings, names, net.source, net.layout)
+    if why == BY_SETTINGS and found not in PREDICTIONS.values():
+        raise WeightsError(
+            f"the scheduler of {checkpoint.source.path} says prediction_type = {found!r}, which is not known; "
+            f"known: {', '.join(PREDICTIONS)}"
+        )
+    return found, why
 
 
 def process_of(family: Family, checkpoint: Checkpoint, predicts: str | None = None) -> Process:
@@ -130,14 +113,21 @@ def process_of(family: Family, checkpoint: Checkpoint, predicts: str | None = No
         schedule_of=by_size() if family.by_size else None,
     )
     if told := checkpoint.configs.get("scheduler", {}):
-        named = str(told.get("_class_name", ""))
-        path = str(checkpoint.source.path)
-        if family.predicts == "flow":
-            return _told_flow(plain, told, named, path)
-        if named.startswith("EDM"):
-            return _told_edm(plain, told, named, path)
-        return _told_table(plain, told, named, path)
+        return followed(plain, told, str(checkpoint.source.path), flow=family.predicts == "flow")
     return _marked(plain, checkpoint)
+
+
+def followed(plain: Process, told: Told, path: str, *, flow: bool) -> Process:
+    """``plain`` as the settings ``told`` of a scheduler change it, which ``path`` holds; WeightsError if they cannot.
+
+    ``flow`` is whether it is a rectified flow; one whose schedule has a shift already is shifted twice.
+    """
+    named = str(told.get("_class_name", ""))
+    if flow:
+        return _told_flow(plain, told, named, path)
+    if named.startswith("EDM"):
+        return _told_edm(plain, told, named, path)
+    return _told_table(plain, told, named, path)
 
 
 def _marked(plain: Process, checkpoint: Checkpoint) -> Process:

@@ -11,7 +11,8 @@ import torch
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import open_checkpoint
 from sfumato.families.convert import convert
-from sfumato.families.inspect import NEEDS, TITLES, deviation, inspect, needed
+from sfumato.families.inspect import NEEDS, TITLES, inspect, needed
+from sfumato.families.marks import deviation
 from sfumato.families.published import FAMILIES, family_of
 from sfumato.weights.save import save_tensors
 from sfumato.weights.source import open_source
@@ -104,7 +105,7 @@ def test_the_bias_that_tells_sd2_is_measured_without_torch(dtype: torch.dtype, t
     values = torch.randn(320, generator=torch.Generator().manual_seed(1)).mul(0.1).to(dtype)
     save_tensors(tmp_path / "one.safetensors", {"other": torch.ones(3), "bias": values})
     with open_source(tmp_path / "one.safetensors") as source:
-        assert deviation(source["bias"]) == pytest.approx(float(values.double().std()), rel=1e-9)
+        assert deviation(source, "bias") == pytest.approx(float(values.double().std()), rel=1e-9)
 
 
 def test_networks_alone_and_hashes(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from sfumato.condition import Prompt
 from sfumato.engine.run import run
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import open_checkpoint
-from sfumato.families.published import combined, load_checkpoint
+from sfumato.families.published import load_checkpoint
+from sfumato.families.split import combined
 from sfumato.model import Model
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.t5 import T5Tokens

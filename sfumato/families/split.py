@@ -1,0 +1,179 @@
+"""A checkpoint whose networks lie in files of their own: a transformer, text encoders, an autoencoder.
+
+So FLUX.1 and Stable Diffusion 3 are passed around: ``flux1-dev.safetensors``, ``clip_l.safetensors``, a T5 and
+``ae.safetensors``, each without prefix or settings. Which network a file holds is told by its keys, as for any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from sfumato.errors import WeightsError
+from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
+from sfumato.families.family import Family
+from sfumato.text.t5 import NAMES, T5Tokens
+from sfumato.weights.folder import MODEL_INDEX, SAFE, choose, listing
+from sfumato.weights.gguf import GGUF
+from sfumato.weights.source import open_source
+
+READS = {
+    "denoiser": "the denoiser",
+    "vae": "the autoencoder",
+    "text": "the smaller CLIP encoder",
+    "text_2": "the larger CLIP encoder",
+    "text_3": "the T5 encoder",
+}
+"""What parts are, for people who lack one."""
+
+WIDE = 1280
+"""The width of the larger CLIP encoder, OpenCLIP bigG."""
+
+
+@contextmanager
+def opened(
+    path: Path, parts: Sequence[Path] = (), *, variant: str | None = None, allow_pickle: bool = False
+) -> Iterator[Checkpoint]:
+    """The checkpoint at ``path`` with the networks of ``parts``; it can be read until the context ends.
+
+    ``path`` is what ``open_source`` takes, or a folder of loose files, each with a network. WeightsError names
+    files that hold one network twice, and what is there if no file has a denoiser.
+    """
+    with ExitStack() as stack:
+        found, files = [], loose(path, variant)
+        for file in (*(files or (path,)), *parts):
+            source = stack.enter_context(open_source(file, variant=variant, allow_pickle=allow_pickle))
+            found.append(open_checkpoint(source))
+        made = whole(found)
+        yield replace(made, source=replace(made.source, path=path)) if files else made
+
+
+def loose(path: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """The files of weights in the folder ``path`` if they are several that belong to no set; else none."""
+    if not path.is_dir() or (path / MODEL_INDEX).is_file():
+        return ()
+    files = [file for file in listing(path) if file.name.endswith((*SAFE, *GGUF)) and file.is_file()]
+    if any(file.name.endswith(GGUF) for file in files):
+        return tuple(files)
+    try:
+        choose(path, variant)
+    except WeightsError:  # several sets of weights: each is its own
+        return tuple(files) if len(files) > 1 else ()
+    return ()
+
+
+def whole(found: Sequence[Checkpoint]) -> Checkpoint:
+    """One checkpoint of several, that with the denoiser first."""
+    if len(found) == 1:
+        return found[0]
+    main = next((one for one in found if "denoiser" in one.parts), None)
+    if main is None:
+        held = "; ".join(f"{one.source.path}: {', '.join(one.parts)}" for one in found)
+        raise WeightsError(f"none of the files holds a denoiser, without which nothing is made ({held})")
+    return combined(main, [one for one in found if one is not main])
+
+
+def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint:
+    """``checkpoint`` with the networks of ``others``, which it must lack.
+
+    Of two CLIP encoders that come alone the narrower is the first; a single one is the second if it is as wide as
+    OpenCLIP's largest. WeightsError if two files hold one network, or encoders of one width.
+    """
+    parts = dict(checkpoint.parts)
+    alone = [one.parts["text"] for one in others if list(one.parts) == ["text"] and not one.source.parts]
+    alone = sorted(alone, key=lambda part: int(part.config.width))
+    for one, two in pairwise(alone):
+        if one.config.width == two.config.width:
+            raise WeightsError(
+                f"{two.source.path} holds a CLIP encoder of width {two.config.width}, as {one.source.path} does: leave "
+                "one of them out"
+            )
+    free = [place for place in ("text", "text_2") if place not in parts]
+    if len(alone) == 1 and alone[0].config.width >= WIDE:
+        free = free[-1:]
+    placed = dict(zip(free, alone, strict=False))
+    for one in others:
+        for place, part in one.parts.items():
+            at = next((name for name, found in placed.items() if found is part), place)
+            if at in parts:
+                raise WeightsError(
+                    f"{part.source.path} holds {READS.get(at, at)}, which {parts[at].source.path} holds too: "
+                    "leave one of them out"
+                )
+            parts[at] = part
+    return replace(checkpoint, parts=parts)
+
+
+def check_parts(checkpoint: Checkpoint, kind: Family) -> None:
+    """Refuse a checkpoint without the parts that ``kind`` needs, or whose parts are not made for each other."""
+    path, parts = checkpoint.source.path, checkpoint.parts
+    missing = [name for name in kind.needs if name not in parts]
+    if missing:
+        told = ", ".join(f"{name} ({READS[name]})" if name in READS else name for name in missing)
+        raise WeightsError(
+            f"{path} is of the family {kind.title!r} and lacks {told}: give a folder or a file that has all parts, or "
+            "their files beside it, each with --part (in Python: parts=[...])"
+        )
+    if fault := misfit(parts):
+        raise WeightsError(f"{path} is of the family {kind.title!r}, and {fault}")
+
+
+def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
+    """T5's vocabulary from the folder of ``checkpoint``; WeightsError says how to give it where there is none."""
+    path = checkpoint.source.path
+    if path.is_dir():
+        here = any((path / name).is_file() for name in NAMES)
+        return T5Tokens.load(path if here else path / kind.words)
+    raise WeightsError(
+        f"T5's vocabulary is not in {path}: files of weights have none. Give {' or '.join(NAMES)} with --tokens (in "
+        f"Python: tokens=...); folders of {kind.title} have it in {kind.words}"
+    )
+
+
+def misfit(parts: Mapping[str, Part]) -> str:
+    """Which part is not made for the denoiser among ``parts``, by its widths; empty if all are."""
+    net = parts["denoiser"]
+    widths = {place: int(part.config.width) for place, part in parts.items() if place.startswith("text")}
+    told = ", ".join(f"{widths[place]} ({READS[place]})" for place in sorted(widths))
+    wanted = getattr(net.config, "tokens", 0)
+    match net.kind:
+        case "unet":
+            fits = not widths or sum(widths.values()) == wanted
+        case "flux":
+            fits = widths.get("text_3", wanted) == wanted and widths.get("text") == net.config.vector
+        case "mmdit":
+            fits = widths.get("text_3", wanted) == wanted
+        case _:
+            fits = True
+    if not fits:
+        return f"its denoiser reads text of width {wanted}, and the encoders have {told}: they belong to another model"
+    return ""
+
+
+def stored(parts: Mapping[str, Part], dtype: torch.dtype, packed: bool) -> list[str]:
+    """What is told of how the files of ``parts`` hold their values, which are computed in ``dtype``."""
+    said = list(dict.fromkeys(note for part in parts.values() for note in part.source.notes))
+    for place, part in parts.items():
+        entries = part.source.entries.values()
+        if packed or not part.source.quantized:
+            continue
+        kinds = ", ".join(
+            sorted({entry.dtype for entry in entries if entry.quantized or entry.dtype.startswith("F8_")})
+        )
+        held, made = (
+            sum(sizes) / 1e9
+            for sizes in (
+                [entry.bytes for entry in entries],
+                [entry.values * dtype.itemsize for entry in entries],
+            )
+        )
+        said.append(
+            f"{READS.get(place, place)} is stored as {kinds} and was unpacked: {held:.2f} GB in the file, "
+            f"{made:.2f} GB in memory; packed=True (--packed) keeps it as it is"
+        )
+    return said
