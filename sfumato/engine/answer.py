@@ -54,10 +54,12 @@ def answer(ask: Ask) -> object:
 
     OutOfMemory if there is no memory for a call; any other error of the network comes as it is.
     """
-    answers: list[Any] = []
-    for unit in split(ask):
+    units = split(ask)
+    answers: list[Any] = [None] * sum(len(unit) for unit in units)
+    for unit in units:
         try:
-            answers += call(unit)
+            for row, found in zip(unit, call(unit), strict=True):
+                answers[row.place] = found
         except Exception as error:
             if not lacks_memory(error):
                 raise
