@@ -48,12 +48,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},
 }
 MAY_IMPORT["adapted"] = {"errors", "adapters", "model", "picture", "text"}
+MAY_IMPORT["remaking"] = {"errors", "model", "picture"}
 MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
 MAY_IMPORT["recipes"] = set(BELOW)
 MAY_IMPORT["api"] = {*BELOW, "recipes"}
+MAY_IMPORT["augment"] = {"errors", "files", "data", "picture", "api"}
 MAY_IMPORT["__init__"] = {*BELOW, "api"}
-MAY_IMPORT["cli"] = {*BELOW, "recipes", "api", "sfumato"}
+MAY_IMPORT["cli"] = {*BELOW, "recipes", "api", "augment", "sfumato"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 # What each part may import of others, besides the standard library; parts not named may use what is declared.

@@ -14,12 +14,15 @@ from sfumato.errors import SfumatoError
 
 COMMANDS = {
     "animate": ("sfumato.cli.animate:command", "Make a moving picture from key prompts."),
+    "augment": ("sfumato.cli.augment:command", "Make a larger set of pictures from a set."),
     "cite": ("sfumato.cli.cite:command", "Print BibTeX of what a command line or a picture uses."),
     "class": ("sfumato.cli.tasks:class", "Make pictures of one of a model's classes."),
+    "control": ("sfumato.cli.tasks:control", "Make a picture that follows a map of edges or of depth."),
     "convert": (
         "sfumato.cli.convert:command",
         "Write a checkpoint in another layout, dtype or size of files.",
     ),
+    "compose": ("sfumato.cli.tasks:compose", "Make a picture of several sentences, each for an area."),
     "data": ("sfumato.cli.data:app", "Look at data sets, check them, build the default one."),
     "edit": ("sfumato.cli.tasks:edit", "Change a picture by a sentence."),
     "evaluate": ("sfumato.cli.evaluate:app", "Score pictures, and test blind what they show."),
@@ -28,6 +31,7 @@ COMMANDS = {
     "guides": ("sfumato.cli.tables:guides", "List the ways to combine prompt and negative."),
     "inpaint": ("sfumato.cli.tasks:inpaint", "Make part of a picture anew."),
     "inspect": ("sfumato.cli.inspect:command", "Say what a file or folder of weights is."),
+    "instruct": ("sfumato.cli.tasks:instruct", "Change a picture as an instruction says."),
     "interpolate": (
         "sfumato.cli.tasks:interpolate",
         "Make the pictures between two seeds, prompts or pictures.",
@@ -43,6 +47,8 @@ COMMANDS = {
     ),
     "samplers": ("sfumato.cli.tables:samplers", "List the samplers."),
     "schedules": ("sfumato.cli.tables:schedules", "List the schedules, from time to noise level."),
+    "style": ("sfumato.cli.tasks:style", "Make pictures in the style of another one."),
+    "tile": ("sfumato.cli.tasks:tile", "Make pictures that can be laid side by side without a seam."),
     "train": ("sfumato.cli.train:command", "Train a model by a recipe."),
     "unconditional": ("sfumato.cli.tasks:unconditional", "Make pictures of nothing in particular."),
     "upscale": ("sfumato.cli.tasks:upscale", "Enlarge a picture, or make a large one in two passes."),

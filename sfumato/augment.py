@@ -1,0 +1,181 @@
+"""A set of synthetic pictures from a set of pictures: each one changed a few times, its labels kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sfumato.api import Loaded, request
+from sfumato.data.compose import BACKGROUNDS, on_background
+from sfumato.data.folder import METADATA
+from sfumato.data.pictures import PictureSet, open_pictures
+from sfumato.data.record import Record
+from sfumato.errors import DataError, InvalidRequest, OutputError
+from sfumato.files import write_bytes
+from sfumato.picture.png import read_recipe, save_png
+
+WORDS = ("caption", "label", "style", "group")
+"""What a prompt's template may name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a set is made larger: ``times`` new pictures of each of ``split`` (all if empty), by Image2Image.
+
+    ``prompt`` is a template of the fields WORDS, ``"{caption}"``; ``options`` are fields of Image2Image. With
+    ``originals`` the pictures themselves are among the result.
+    """
+
+    times: int = 4
+    prompt: str = "{caption}"
+    seed: int = 0
+    split: str = ""
+    limit: int | None = None
+    originals: bool = False
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One picture of the set and what becomes of it: files below the new folder, and the task's fields."""
+
+    index: int
+    record: Record
+    files: tuple[PurePosixPath, ...]
+    original: PurePosixPath | None
+    fields: Mapping[str, Any]
+
+
+def planned(source: PictureSet, plan: Plan) -> list[Job]:
+    """The work in order; InvalidRequest for a plan that cannot be, DataError for names that lead out of a folder."""
+    if not 1 <= plan.times <= 1000:
+        raise InvalidRequest(f"times = {plan.times} is not allowed: from 1 to 1000")
+    found = [(k, r) for k, r in enumerate(source.records) if plan.split in ("", r.split)]
+    if not found:
+        splits = ", ".join(sorted({r.split for r in source.records}))
+        raise InvalidRequest(f"split = {plan.split!r} has no pictures; there are {splits}")
+    jobs, taken = [], set()
+    for place, (index, record) in enumerate(found[: plan.limit]):
+        stem = PurePosixPath(record.id).with_suffix("")
+        if stem.is_absolute() or ".." in stem.parts or not stem.name:
+            raise DataError(
+                f"the picture {record.id!r} of {source.path} has a name that leads out of a folder"
+            )
+        if stem in taken:
+            stem = stem.with_name(f"{stem.name}-{index}")
+        taken.add(stem)
+        fields = {
+            **plan.options,
+            "prompt": _prompt(plan.prompt, record),
+            "seed": plan.seed + place * plan.times,
+            "count": plan.times,
+        }
+        files = tuple(stem.with_name(f"{stem.name}-a{k + 1}.png") for k in range(plan.times))
+        original = stem.with_name(f"{stem.name}.png") if plan.originals else None
+        jobs.append(Job(index=index, record=record, files=files, original=original, fields=fields))
+    return jobs
+
+
+def _prompt(template: str, record: Record) -> str:
+    told = dict(zip(WORDS, (record.captions[0], record.label, record.style, record.group), strict=True))
+    try:
+        return template.format(**told)
+    except (KeyError, IndexError, ValueError) as error:
+        raise InvalidRequest(
+            f"prompt = {template!r} is not a template of {', '.join('{' + word + '}' for word in WORDS)}: {error}"
+        ) from error
+
+
+def augment(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    model: Loaded,
+    plan: Plan,
+    *,
+    resume: bool = False,
+    listen: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Write the folder ``out``: new pictures under their parents' names, and ``metadata.jsonl`` with their labels.
+
+    Each new picture carries its recipe with its parent's hash, each line of metadata the record and the ``parent``.
+    ``listen(done, of)`` is told of pictures made. With ``resume`` pictures that are there already, by the same
+    plan, stay. Raises what ``planned`` does, OutputError where ``out`` is not empty or cannot be written, and
+    InvalidRequest where a picture in it was made by another plan. Returns how many pictures were made and kept.
+    """
+    pictures, folder = open_pictures(source), Path(out)
+    jobs = planned(pictures, plan)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
+        raise OutputError(
+            f"{folder} is there and not empty: choose another folder, or go on in it with resume"
+        )
+    made = kept = 0
+    lines: list[str] = []
+    total = len(jobs) * plan.times
+    for job in jobs:
+        pixels = on_background(pictures.read(job.index), BACKGROUNDS["white"])
+        task, _ = request("image2image", image=pixels, **job.fields)
+        there = [resume and _same(folder / file, task) for file in job.files]
+        if not all(there):
+            images = model.run(task).images
+            for file, picture, done in zip(job.files, images, there, strict=True):
+                if not done:
+                    _ready(folder / file)
+                    picture.save(folder / file)
+            made += there.count(False)
+        kept += there.count(True)
+        lines += _lines(job, task.image.hash)
+        if job.original is not None:
+            _ready(folder / job.original)
+            save_png(folder / job.original, pixels)
+        listen(made + kept, total)
+    write_bytes(folder / METADATA, "".join(f"{line}\n" for line in lines).encode())
+    return {"out": str(folder), "pictures": len(jobs), "made": made, "kept": kept, "lines": len(lines)}
+
+
+def _same(file: Path, task: Any) -> bool:
+    """Whether ``file`` is there, made by ``task``; InvalidRequest if it was made otherwise."""
+    if not file.exists():
+        return False
+    told = read_recipe(file).arguments
+    wanted = {
+        name: getattr(task, name)
+        for name in task.__dataclass_fields__
+        if name not in ("image", "seed", "count", "pick") and getattr(task, name) is not None
+    }
+    if told.get("parents") != {"image": task.image.hash} or any(told.get(k) != v for k, v in wanted.items()):
+        raise InvalidRequest(f"{file} was made by another plan: give the same options, or another folder")
+    return True
+
+
+def _lines(job: Job, parent_hash: str) -> Iterator[str]:
+    """What is known of each picture of ``job``, as JSON: its parent's record under its own name."""
+    record = job.record
+    known: dict[str, Any] = {
+        "label": record.label,
+        "captions": list(record.captions),
+        "style": record.style,
+        "split": record.split,
+        "group": record.group,
+        "family": record.family,
+        "license": record.licence,
+        "attribution": record.attribution,
+        "flippable": record.flippable,
+        "tags": list(record.tags),
+        "w": record.weight,
+    }
+    parent = {"parent": record.id, "parent_sha256": parent_hash, "synthetic": True}
+    if job.original is not None:
+        yield json.dumps({"file_name": str(job.original), **known}, ensure_ascii=False)
+    for file in job.files:
+        yield json.dumps({"file_name": str(file), **known, **parent}, ensure_ascii=False)
+
+
+def _ready(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {file}: {error.strerror or error}") from error
