@@ -20,8 +20,8 @@ from sfumato.process.level import Level
 from sfumato.tasks.sampling import CONFIG, Prompted, Sized, one_by_one, plan
 
 Axes = Literal["both", "across", "down"]
-SHIFTS = (0, 5, 2, 7, 4, 1, 6, 3)
-"""Eighths of a side by which x is rolled, one call after another: no two that follow are near."""
+SHIFTS = (4, 1, 6, 3, 7, 2, 5)
+"""Eighths of a side by which x is rolled, one call after another: never none, and no two that follow are near."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -68,8 +68,8 @@ def rolled(denoise: Branches, down: bool, across: bool) -> Branches:
     async def moved(x: Tensor, at: Level, *conds: Any) -> tuple[Estimate, ...]:
         way = ways.setdefault(float(at.t), len(ways))
         shifts = [
-            side * SHIFTS[(way * pace) % 8] // 8 if wanted else 0
-            for side, wanted, pace in zip(x.shape[-2:], (down, across), (1, 3), strict=True)
+            side * SHIFTS[(way * pace) % len(SHIFTS)] // 8 if wanted else 0
+            for side, wanted, pace in zip(x.shape[-2:], (down, across), (1, 2), strict=True)
         ]
         back = [-shift for shift in shifts]
         found = await denoise(x.roll(shifts, (-2, -1)), at, *conds)
