@@ -71,13 +71,15 @@ class Seams:
     text_3. ``learned`` are the token ids of words that encoders were taught, by word and place; who teaches one puts
     it there. ``use`` is called when the denoiser's weights have changed: "merged" where they hold adapters, "live"
     where adapters act beside them, "own" when all are gone. A ``copied`` denoiser works on a copy of the weights that
-    is made for speed: adapters are merged there wherever they can be.
+    is made for speed: adapters are merged there wherever they can be. ``acting`` are the names of the adapters that a
+    prompt may call, since they act in this request.
     """
 
     networks: Callable[[], Mapping[str, tuple[Any, Any]]]
     learned: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     use: Callable[[Literal["own", "merged", "live"]], None] = field(default=lambda how: None)
     copied: bool = False
+    acting: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -137,7 +137,8 @@ class Applied:
             if key[0] != "denoiser" and any(not a.strength.always for a in found)
         ]:
             raise InvalidRequest(
-                f"the network {texts[0]!r} knows no level: give its blocks another adapter or the factor 0"
+                f"the network {texts[0]!r} knows no level, so an adapter that changes it cannot act between two: give it "
+                "the strength 0 there (text=0)"
             )
 
     def _act(self, acts: dict[tuple[str, str], list[_Act]]) -> None:
@@ -209,7 +210,7 @@ def _choose(
         used = set()
         for update in each.updates:
             for name in update.names:
-                factor = strength.value
+                factor = strength.at(update.place)
                 hits = [
                     pattern for pattern in strength.blocks if fnmatchcase(f"{update.place}.{name}", pattern)
                 ]

@@ -111,7 +111,7 @@ def _fits(formula: Formula, spot: Spot) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """How strongly an adapter acts: ``value`` everywhere, times a factor by block, between two levels.
+    """How strongly an adapter acts: ``value``, ``text`` on text encoders, times a factor by block, between two levels.
 
     ``blocks`` maps patterns over ``place.parameter`` (our names; ``*`` for anything) to factors, of which the last
     that matches counts: ``{"text*": 0, "denoiser.middle.*": 0.5}``. The adapter acts where ``lo <= share <= hi``, with
@@ -120,12 +120,14 @@ class Strength:
     """
 
     value: float = 1.0
+    text: float | None = None
     blocks: Mapping[str, float] = field(default_factory=dict)
     lo: float = 0.0
     hi: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, number in {"value": self.value, **self.blocks}.items():
+        told = {"value": self.value, "text": self.value if self.text is None else self.text, **self.blocks}
+        for name, number in told.items():
             if not math.isfinite(number):
                 raise InvalidRequest(f"the strength {name} = {number} of an adapter is no finite number")
         if not 0 <= self.lo <= self.hi <= 1:
@@ -133,6 +135,10 @@ class Strength:
                 f"lo = {self.lo:g} and hi = {self.hi:g} are not an interval of levels: 0 <= lo <= hi <= 1 is "
                 f"allowed, in sigma / hypot(alpha, sigma)"
             )
+
+    def at(self, place: str) -> float:
+        """The strength in the network at ``place``."""
+        return self.value if self.text is None or place == "denoiser" else self.text
 
     @property
     def always(self) -> bool:

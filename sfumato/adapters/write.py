@@ -166,8 +166,10 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _column(layout: str, where: str, network: Network) -> str:
-    """In which column of the key table a layout's names stand."""
+    """In which column of the key table a layout's names stand; ours where no published file has the network."""
     original = network.index.spots["original"]
+    if not original and not network.index.spots["diffusers"]:
+        return "ours"
     told_by_others = where != "denoiser" or not original
     module = network.module
     if layout != "kohya" or told_by_others or (isinstance(module, UNet) and not module.config.vector):

@@ -67,6 +67,8 @@ def command(
             "sfumato edit, inpaint, vary"
         )
     if like is not None and options:
+    if like is not None and (loading["draw"] is not None or loading["wildcards"] is not None):
+        raise InvalidRequest(f"{like} has the prompt that was drawn: leave out --draw and --wildcards")
         raise InvalidRequest(
             f"--like follows the recipe of {like} exactly; leave out --{next(iter(options))}"
         )

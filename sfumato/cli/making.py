@@ -39,6 +39,30 @@ _MODEL: tuple[Any, ...] = (
     click.option("--download", is_flag=True, help="fetch a hub repository that is not in the local cache"),
 )
 _OUTPUT: tuple[Any, ...] = (
+    click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="FILE[:0.8]",
+        help="let an adapter (LoRA and its kin) act, this strongly (may be repeated)",
+    ),
+    click.option(
+        "--adapters-in",
+        type=click.Path(path_type=Path),
+        help="the folder of adapters that prompts name, as <lora:name:0.8>",
+    ),
+    click.option(
+        "--embeddings-in",
+        type=click.Path(path_type=Path),
+        help="the folder of textual inversions that prompts name, as embedding:name",
+    ),
+    click.option("--merged", is_flag=True, help="put adapters into the weights instead of beside them"),
+    click.option(
+        "--draw", type=int, help="draw {a|b} and __list__ in prompts, by this seed and those after it"
+    ),
+    click.option(
+        "--wildcards", type=click.Path(path_type=Path), help="the folder of the lists that __list__ names"
+    ),
     click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="PNG file to write."),
     click.option("--force", is_flag=True, help="replace files that exist"),
     click.option(
@@ -68,9 +92,15 @@ LOADING = (
     "allow_pickle",
     "download",
 )
-"""The options of a command that say how a model is loaded: parameters of ``api.load``."""
+"""The options of a command that say how a model is loaded, parameters of ``api.load``, and how prompts are drawn."""
 SHOWING = ("preview", "preview_file", "preview_by")
 """The options of a command that say where the picture is seen while it grows."""
+    "adapters",
+    "adapters_in",
+    "embeddings_in",
+    "merged",
+    "draw",
+    "wildcards",
 
 
 def model_options(function: Any) -> Any:
@@ -104,15 +134,23 @@ def produce(
     beside: Path | None = showing["preview_file"]
     if beside is not None:
         check_writable(targets(beside, 1), force=True)
+    from sfumato.tasks.worded import drawn
     loaded = api.load(model or "emoji", **loading)
     if showing["preview_by"] is not None:
         loaded.preview_by(showing["preview_by"])
     total = task.evaluations(loaded.model.defaults)
+    drawing = taken(loading, ("draw", "wildcards"))
+    if drawing["wildcards"] is not None and drawing["draw"] is None:
+        raise InvalidRequest("--wildcards goes with --draw, the seed that draws from the lists")
+    if drawing["draw"] is not None:
+        drawn(task, drawing["draw"], drawing["wildcards"])  # what cannot be drawn is told before loading
     with Bar(total, preview=showing["preview"], beside=beside, quiet=quiet) as bar:
         return loaded.run(task, bar.update)
 
 
 def deliver(
+        if drawing["draw"] is not None:
+            return loaded.draw(task, drawing["draw"], drawing["wildcards"], bar.update)
     made: Callable[[], Any], out: Path, count: int, *, force: bool, as_json: bool, notes: tuple[str, ...] = ()
 ) -> None:
     """Check the names of ``count`` pictures, make them, write them and the sheet, and say what was written."""

@@ -187,6 +187,12 @@ class Plan:
         if prompt.dialect == "plain" and not apart:
             return await self.model.embed([prompt])
         told = read(prompt, apart, len(self.grid) - 1)
+        acting = self.model.seams.acting if self.model.seams else ()
+        if idle := [name for name in told.adapters if name not in acting]:
+            raise InvalidRequest(
+                f"the prompt names the adapter {idle[0]!r}, which does not act here: run the task by the model that "
+                "sfumato.load gives, which finds it"
+            )
         conds = [await self.model.embed([one]) for one in told.prompts]
         return conds[0] if told.steady else Script(conds=tuple(conds), stages=told.stages)
 

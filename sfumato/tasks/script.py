@@ -41,10 +41,11 @@ class Script(Cond):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A prompt over a walk: distinct ``prompts``, and ``stages`` that fill its steps."""
+    """A prompt over a walk: distinct ``prompts``, and ``stages`` that fill its steps; ``adapters`` are named in it."""
 
     prompts: tuple[Prompt, ...]
     stages: tuple[Stage, ...]
+    adapters: tuple[str, ...] = ()
 
     @property
     def steady(self) -> bool:
@@ -59,8 +60,9 @@ def read(prompt: Prompt, apart: Mapping[str, str], steps: int) -> Told:
     cannot be read.
     """
     name = prompt.dialect
-    main = timeline(parse(prompt.text, name, compose=not prompt.negative), steps)
-    others = {place: timeline(parse(text, name, compose=False), steps) for place, text in apart.items()}
+    parsed = parse(prompt.text, name, compose=not prompt.negative)
+    beside_it = {place: parse(text, name, compose=False) for place, text in apart.items()}
+    main, others = timeline(parsed, steps), {place: timeline(p, steps) for place, p in beside_it.items()}
     begins = sorted({stage.begin for line in (main, *others.values()) for stage in line.stages})
     known: dict[tuple[Part, tuple[tuple[str, Part], ...]], int] = {}
     stages = []
@@ -72,7 +74,8 @@ def read(prompt: Prompt, apart: Mapping[str, str], steps: int) -> Told:
         ]
         stages.append(Stage(begin, end, tuple(parts)))
     prompts = tuple(replace(prompt, text=bare(part), part=part, apart=beside) for part, beside in known)
-    return Told(prompts, tuple(stages))
+    adapters = (adapter.name for each in (parsed, *beside_it.values()) for adapter in each.adapters)
+    return Told(prompts, tuple(stages), tuple(dict.fromkeys(adapters)))
 
 
 def scripted(branches: Branches, avoid: Cond, grid: Sequence[Level]) -> Branches:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MaxLen
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from sfumato.errors import InvalidRequest
 from sfumato.text.prompt.dialects import dialect, parse
+from sfumato.text.prompt.lists import Folder
+from sfumato.text.prompt.wildcards import draw, no_lists
 
 MAX_PROMPT = 4000
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -55,3 +60,28 @@ class Worded:
         """The texts of ``name`` ("prompt", "negative") that other encoders read, by encoder."""
         given = {place: getattr(self, f"{name}_{number}") for number, place in ENCODERS.items()}
         return {place: text for place, text in given.items() if text is not None}
+
+
+def drawn(task: Any, seed: int, folder: str | Path | None = None) -> list[tuple[Any, dict[str, str], int]]:
+    """``task`` with prompts drawn from its patterns, picture by picture, with the patterns and the number that drew it.
+
+    The first picture has the prompts of ``seed``, the next count on; a row of pictures that belong together has one
+    draw. ``folder`` has the lists of ``__name__``. InvalidRequest for a task without prompts or a pattern that is not
+    well formed.
+    """
+    lists = no_lists if folder is None else Folder(folder)
+    names = ("prompt", "prompt_2", "prompt_3", "prompt_to", "source", "negative", "negative_2", "negative_3")
+    patterns = {name: text for name in names if (text := getattr(task, name, None))}
+    several = tuple(getattr(task, "prompts", ()))
+    if not patterns and not several:
+        raise InvalidRequest("there is no prompt to draw")
+    single = getattr(task, "counts", "seed") == ""
+    numbers = [0] if single else range(task.count) if task.pick is None else [task.pick - 1]
+    made = []
+    for number in numbers:
+        told: dict[str, Any] = {name: draw(text, seed + number, lists) for name, text in patterns.items()}
+        if several:
+            told["prompts"] = tuple(draw(text, seed + number, lists) for text in several)
+        own = {} if single else {"pick": number + 1}
+        made.append((replace(task, **told, **own), patterns, seed + number))
+    return made

@@ -1,0 +1,158 @@
+"""Adapters as they are asked for: a file and how strongly it acts, written in one word; files found by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sfumato.adapters.place import Strength
+from sfumato.adapters.read import PEFT_CONFIG
+from sfumato.errors import InvalidRequest, UnknownName, WeightsError
+from sfumato.weights.source import open_source
+
+ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """An adapter's file (or PEFT's folder) and how strongly it acts; ``partial`` leaves out what finds no place."""
+
+    path: Path
+    strength: Strength = field(default_factory=Strength)
+    partial: bool = False
+
+    @property
+    def name(self) -> str:
+        """What prompts call it: the file's name without its ending."""
+        return named(self.path)
+
+    def facts(self, digest: str) -> dict[str, object]:
+        """What a recipe says of it; ``digest`` is the file's sha256."""
+        own = self.strength
+        told: dict[str, object] = {"file": self.path.name, "sha256": digest, "strength": own.value}
+        if own.text is not None:
+            told["text"] = own.text
+        if own.blocks:
+            told["blocks"] = dict(own.blocks)
+        if not own.always:
+            told |= {"lo": own.lo, "hi": own.hi}
+        return told | ({"partial": True} if self.partial else {})
+
+
+def use(text: str) -> Use:
+    """What ``FILE[:STRENGTH][:NAME=NUMBER]...`` asks for; names are text, lo, hi, or patterns of blocks.
+
+    ``ink.safetensors:0.8:text=0.5:hi=0.7:denoiser.middle.*=0``. InvalidRequest for what is no number.
+    """
+    pieces = text.split(":")
+    told: dict[str, float] = {}
+    while len(pieces) > 1:
+        name, equals, value = pieces[-1].rpartition("=")
+        if not _NUMBER.fullmatch(value) or (equals and not name):
+            break
+        told.setdefault(name if equals else "value", float(value))
+        pieces.pop()
+    if len(pieces) > 1 and (bad := pieces[-1]) and "/" not in bad and not bad.endswith(ENDINGS):
+        raise InvalidRequest(
+            f"{bad!r} of the adapter {text!r} is not understood: write FILE:0.8, and after it text=0.5, lo=0.2, hi=0.7 "
+            "or a pattern of blocks such as denoiser.middle.*=0.5"
+        )
+    own = {name: told.pop(name) for name in ("value", "text", "lo", "hi") if name in told}
+    return Use(path=Path(":".join(pieces)), strength=Strength(**own, blocks=dict(reversed(told.items()))))
+
+
+def use_of(facts: Mapping[str, object], path: Path) -> Use:
+    """What a recipe's ``facts`` ask of the file at ``path``; InvalidRequest if they are none."""
+    blocks = facts.get("blocks") or {}
+    if not isinstance(blocks, Mapping):
+        raise InvalidRequest("the recipe's adapters are not understood: blocks is no table")
+    return Use(
+        path=path,
+        strength=Strength(
+            value=_real(facts.get("strength", 1.0)),
+            text=None if facts.get("text") is None else _real(facts["text"]),
+            blocks={str(name): _real(value) for name, value in blocks.items()},
+            lo=_real(facts.get("lo", 0.0)),
+            hi=_real(facts.get("hi", 1.0)),
+        ),
+        partial=bool(facts.get("partial", False)),
+    )
+
+
+def _real(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(f"the recipe's adapters are not understood: {value!r} is no number")
+    return float(value)
+
+
+def named(path: Path) -> str:
+    """The name of a file without its ending; of a folder its own."""
+    return path.stem if path.suffix in ENDINGS else path.name
+
+
+def files_in(folder: Path) -> dict[str, list[Path]]:
+    """The files of weights in ``folder`` and below, and PEFT's folders, by name; InvalidRequest if it is no folder."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder} is not a folder")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name == PEFT_CONFIG:
+            found.setdefault(path.parent.name, []).append(path.parent)
+        elif path.suffix in ENDINGS and path.is_file() and not (path.parent / PEFT_CONFIG).is_file():
+            found.setdefault(path.stem, []).append(path)
+            below = path.relative_to(folder).with_suffix("").as_posix()
+            if "/" in below:
+                found.setdefault(below, []).append(path)
+    return found
+
+
+def find(kind: str, name: str, folder: Path) -> Path:
+    """The one file called ``name`` in ``folder``; UnknownName if there is none, InvalidRequest if there are several."""
+    files = files_in(folder)
+    if name not in files:
+        raise UnknownName(f"{kind} in {folder}:", name, files)
+    several = files[name]
+    if len(several) > 1:
+        shown = " and ".join(path.relative_to(folder).as_posix() for path in several[:3])
+        raise InvalidRequest(f"{kind} {name!r} may be {shown}: write it with its folder")
+    return several[0]
+
+
+def digest(path: Path, *, allow_pickle: bool = False) -> str:
+    """The sha256 of an adapter: of its file, and of PEFT's settings where these belong to it."""
+    with open_source(path, allow_pickle=allow_pickle) as source:
+        own = source.hash()
+    folder = path if path.is_dir() else path.parent
+    config = folder / PEFT_CONFIG
+    if not config.is_file() or not (path.is_dir() or path.name.startswith("adapter_model")):
+        return own
+    try:
+        beside = hashlib.sha256(config.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read {config}: {error}") from error
+    return hashlib.sha256(f"{own} {beside}".encode()).hexdigest()
+
+
+def by_hash(facts: Mapping[str, object], given: Iterable[Path], made: str, how: str) -> Path:
+    """The file among ``given`` that a recipe's ``facts`` mean, by its hash.
+
+    InvalidRequest if none is there (``how`` says how to give it), or one of its name is another; ``made`` is what was
+    made with it.
+    """
+    name, wanted = str(facts.get("file", "")), str(facts.get("sha256", ""))
+    other = None
+    for path in given:
+        if not path.exists():
+            continue
+        found = digest(path, allow_pickle=path.suffix not in ("", ".safetensors"))
+        if found == wanted:
+            return path
+        if path.name == name:
+            other = f"{path} is not the file that {made} was made with: its hash is {found[:12]}..."
+    told = other or f"{made} was made with {name}, which was not found"
+    raise InvalidRequest(f"{told}; the recipe has {wanted[:12]}...: {how}")
