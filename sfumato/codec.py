@@ -42,7 +42,7 @@ class Autoencoding(Protocol):
 class Latent:
     """An autoencoder whose latent is normalised per channel: z = (mean of the posterior - mean) / std.
 
-    Results are float32, or float64 where the autoencoder computes in that. In float16 some autoencoders overflow on
+    Results are float32, or float64 where the autoencoder computes in that, on the device of what was given. In float16 some autoencoders overflow on
     some pictures (Stable Diffusion XL's is known for it): the first time that happens this one is turned to float32
     for good, the call is repeated, and ``notes`` says so.
     """
@@ -56,14 +56,13 @@ class Latent:
     def encode(self, pixels: Tensor) -> Tensor:
         """The normalised posterior mean, (B, C, H/f, W/f)."""
         raw = self._safe(lambda x: self.autoencoder.moments(x)[0], pixels, "encoding")
-        return (raw - self.mean.to(raw)) / self.std.to(raw)
+        return ((raw - self.mean.to(raw)) / self.std.to(raw)).to(pixels.device)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels, limited to [-1, 1]."""
         wide = latent.to(torch.promote_types(latent.dtype, _outer(self._weight.dtype)))
-        return self._safe(
-            self.autoencoder.decode, wide * self.std.to(wide) + self.mean.to(wide), "decoding"
-        ).clamp(-1, 1)
+        raw = wide * self.std.to(wide) + self.mean.to(wide)
+        return self._safe(self.autoencoder.decode, raw, "decoding").clamp(-1, 1).to(latent.device)
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one latent."""

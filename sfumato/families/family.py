@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.condition import Cond, Prompt
 from sfumato.families.checkpoint import Part
-from sfumato.model import Defaults
+from sfumato.model import Beside, Defaults, Kind
 from sfumato.nn.unet import UNetConfig
 from sfumato.process.schedule import Schedule
 from sfumato.text.t5 import T5Tokens
@@ -46,7 +46,8 @@ class Family:
 
     ``by_size`` chooses the shift of a rectified flow by the number of patches. ``latent`` is how many channels of
     the denoiser's input are the picture itself; where there are more, something is laid beside it. ``refused`` says
-    why text to image cannot be asked at all, empty if it can.
+    why text to image cannot be asked at all, empty if it can. ``reference`` is whether it was trained to look at a
+    picture, as more tokens.
     """
 
     name: str
@@ -67,44 +68,89 @@ class Family:
     refused: str = ""
     variant: str = ""
     words: str = ""
+    reference: bool = False
 
 
-BESIDE: dict[tuple[str, int], str] = {
-    (
-        "unet",
-        9,
-    ): "fills the masked part of a picture (9 channels in: latent, mask and masked picture); it is for the "
-    "task 'inpaint'",
-    (
-        "unet",
-        8,
-    ): "changes a picture by an instruction (8 channels in: latent and picture); it is for the task 'edit'",
-    ("unet", 5): "follows a map of depth (5 channels in: latent and map); it is for the task 'depth'",
-    (
-        "flux",
-        96,
-    ): "fills the masked part of a picture (384 columns in: latent, masked picture and mask); it is for the "
-    "task 'inpaint'",
-    (
-        "flux",
-        32,
-    ): "follows a map of edges or of depth (128 columns in: latent and map); it is for the task 'control'",
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """What a denoiser does whose input has channels besides the picture's.
+
+    ``kind`` as in sfumato.model.Beside; ``guidance`` its authors' default, where it has one of its own.
+    """
+
+    kind: Kind
+    does: str
+    task: str
+    guidance: float | None = None
+
+
+BESIDE: dict[tuple[str, int], Extra] = {
+    ("unet", 9): Extra(
+        kind="mask",
+        does="fills the masked part of a picture (9 channels in: latent, mask and masked picture)",
+        task="inpaint",
+    ),
+    ("unet", 8): Extra(
+        kind="picture",
+        does="changes a picture by an instruction (8 channels in: latent and picture)",
+        task="instruct",
+    ),
+    ("unet", 5): Extra(
+        kind="depth", does="follows a map of depth (5 channels in: latent and map)", task="control"
+    ),
+    ("unet", 7): Extra(
+        kind="small",
+        does="makes a small picture four times as large (7 channels in: latent and picture)",
+        task="upscale",
+    ),
+    ("flux", 96): Extra(
+        kind="mask",
+        does="fills the masked part of a picture (384 columns in: latent, masked picture and mask)",
+        task="inpaint",
+        guidance=30.0,
+    ),
+    ("flux", 32): Extra(
+        kind="control",
+        does="follows a map of edges or of depth (128 columns in: latent and map)",
+        task="control",
+    ),
 }
-"""What denoisers of a kind do whose input has so many channels; see ``refusal``."""
+"""What denoisers of a kind do whose input has so many channels."""
+
+
+def extra_of(family: Family, parts: Parts) -> Extra | None:
+    """What the denoiser among ``parts`` reads besides the picture of ``family``; None if nothing, or nothing known."""
+    net = parts["denoiser"]
+    return None if _inner(net) == family.latent else BESIDE.get((net.kind, _inner(net)))
+
+
+def beside_of(family: Family, parts: Parts, raw: float) -> Beside | None:
+    """The same as a model says it; ``raw`` undoes the scale of latents, which InstructPix2Pix reads without it."""
+    if family.reference:
+        return Beside(kind="reference")
+    extra = extra_of(family, parts)
+    if extra is None:
+        return None
+    return Beside(kind=extra.kind, scale=raw if extra.kind == "picture" else 1.0)
+
+
+def _inner(net: Part) -> int:
+    return int(net.config.inner if isinstance(net.config, UNetConfig) else net.config.channels)
 
 
 def refusal(family: Family, parts: Parts) -> str:
     """Why text to image cannot be asked of a model of ``family`` made of ``parts``; empty if it can be."""
     if family.refused:
         return family.refused
-    net = parts["denoiser"]
-    inner = net.config.inner if isinstance(net.config, UNetConfig) else net.config.channels
+    inner = _inner(parts["denoiser"])
     if inner == family.latent:
         return ""
-    what = BESIDE.get(
-        (net.kind, inner),
-        f"reads {inner} channels, of which {family.latent} are the picture's; what the others are "
-        "is not known here",
+    extra = extra_of(family, parts)
+    what = (
+        f"{extra.does}; it is for the task {extra.task!r}"
+        if extra
+        else f"reads {inner} channels, of which {family.latent} are the picture's; what the others are "
+        "is not known here"
     )
     return f"this model of {family.title} {what}, not for text2image"
 

@@ -16,6 +16,7 @@ from sfumato.families.stable import second_clip
 from sfumato.model import Defaults
 from sfumato.nn.clip import ClipText
 from sfumato.process.schedule import Flow
+from sfumato.weights.source import Source
 
 T5_LENGTH = {"sd3": 256, "flux": 512, "flux-schnell": 256}
 """How many tokens of T5 a family reads."""
@@ -72,6 +73,11 @@ def dropped(kit: Kit, prompt: Prompt) -> list[str]:
 def is_flux_schnell(parts: Parts) -> bool:
     """A FLUX.1 that is told no guidance."""
     return is_kind("flux")(parts) and not parts["denoiser"].config.guidance
+
+
+def says_kontext(source: Source) -> bool:
+    """Whether a folder's settings or the name of a file or folder say FLUX.1 Kontext."""
+    return "kontext" in f"{source.config.get('_class_name', '')} {source.path.name}".lower()
 
 
 def is_sd35(parts: Parts) -> bool:
@@ -145,3 +151,11 @@ SCHNELL = Family(
     latent=16,
 )
 FLUX = replace(SCHNELL, variant="", title="FLUX.1", fits=is_kind("flux"), defaults=_FLUX, by_size=True)
+KONTEXT = replace(
+    FLUX,
+    name="kontext",
+    title="FLUX.1 Kontext",
+    defaults=replace(_FLUX, guidance=2.5),
+    reference=True,
+)
+"""Its networks have FLUX.1's shapes: it is told by its folder's settings, by its file's name, or by the person."""

@@ -1,7 +1,9 @@
-"""What some networks read beside x: the mask and the rest of a picture whose hole they fill."""
+"""What some networks read besides x: a picture, a map, or the mask and the rest of a picture whose hole they fill."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,44 +11,80 @@ from torch import Tensor
 from torch.nn import functional
 
 from sfumato.errors import InvalidRequest
-from sfumato.model import Model
+from sfumato.model import Beside, Kind, Model
 
-REASONS = {
-    "mask": "it fills the masked part of a picture: use the task inpaint or outpaint",
-    "picture": "it changes a picture by an instruction, which no task here does",
+
+@dataclass(frozen=True)
+class Way:
+    """What models of a kind do, which tasks ask it of them, and which models are of it."""
+
+    does: str
+    tasks: str
+    models: str
+
+
+WAYS: dict[Kind, Way] = {
+    "mask": Way(
+        "fills the masked part of a picture",
+        "inpaint or outpaint",
+        "Stable Diffusion Inpainting or FLUX.1 Fill",
+    ),
+    "picture": Way("changes a picture by an instruction", "instruct", "InstructPix2Pix"),
+    "reference": Way("changes a picture by an instruction", "instruct", "FLUX.1 Kontext"),
+    "control": Way("follows a map of edges or of depth", "control", "FLUX.1 Canny or Depth"),
+    "depth": Way("follows a map of depth", "control", "Stable Diffusion 2 Depth"),
+    "small": Way("makes a small picture four times as large", "upscale", "the x4 upscaler"),
 }
+"""The kinds of sfumato.model.Beside."""
 
 
 def channels_beside(model: Model, shape: tuple[int, ...]) -> int:
-    """How many channels the model's network reads beside x of ``shape`` (C, h, w); 0 where it does not say."""
+    """How many channels the model's network reads besides x of ``shape`` (C, h, w); 0 where it does not say."""
     config: Any = getattr(model.denoiser.network, "config", None)
     inner = getattr(config, "inner", getattr(config, "channels", None))
     return inner - shape[0] if isinstance(inner, int) else 0
 
 
-def check_channels(model: Model, shape: tuple[int, ...]) -> None:
-    """Refuse a model that reads more than x for a task that lays nothing beside it."""
+def beside(model: Model, shape: tuple[int, ...]) -> Beside | None:
+    """What the model reads besides x of ``shape`` (C, h, w): as it says, or by its channels; None for nothing.
+
+    InvalidRequest where neither tells.
+    """
     more = channels_beside(model, shape)
-    if more == 0:
-        return
-    kind = "mask" if more in _fills(shape) else "picture" if more == shape[0] else None
-    reason = REASONS[kind] if kind else "what they are is not known here"
+    if model.beside is not None or more == 0:
+        return model.beside
+    if more in (1 + shape[0], 64 + shape[0]):
+        return Beside(kind="mask")
+    if more == shape[0]:
+        return Beside(kind="picture")
     raise InvalidRequest(
-        f"the model {model.name!r} reads {more} channels beside the {shape[0]} of the picture: {reason}"
+        f"the model {model.name!r} reads {more} channels beside the {shape[0]} of the picture: what they are is not "
+        "known here; choose a model without them"
     )
 
 
-def fills(model: Model, shape: tuple[int, ...]) -> bool:
-    """Whether the model was trained to fill holes, with a mask beside x; InvalidRequest if it reads anything else."""
-    more = channels_beside(model, shape)
-    if more and more not in _fills(shape):
-        check_channels(model, shape)
-    return more > 0
+def check_reads(model: Model, shape: tuple[int, ...], laid: Sequence[Kind] = ()) -> Beside | None:
+    """What the model reads; InvalidRequest unless a task that lays the kinds ``laid`` beside x gives it that."""
+    found = beside(model, shape)
+    if found is None or found.kind == "reference" or found.kind in laid:
+        return found
+    way = WAYS[found.kind]
+    raise InvalidRequest(
+        f"the model {model.name!r} reads {channels_beside(model, shape)} channels beside the {shape[0]} of the "
+        f"picture: it {way.does}; use the task {way.tasks}"
+    )
 
 
-def _fills(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The numbers of channels of the two known ways: one of mask, or the mask's 8 x 8 pixels, and the picture's."""
-    return 1 + shape[0], 64 + shape[0]
+def required(model: Model, shape: tuple[int, ...], kinds: Sequence[Kind], instead: str) -> Beside:
+    """What the model reads, one of ``kinds``; InvalidRequest with the models that do, and what to do ``instead``."""
+    found = check_reads(model, shape, kinds)
+    if found is None or found.kind not in kinds:
+        ways = [WAYS[kind] for kind in kinds]
+        named = " or ".join(dict.fromkeys(way.models for way in ways))
+        raise InvalidRequest(
+            f"the model {model.name!r} is none that {ways[0].does}: use a model that is, such as {named}, or {instead}"
+        )
+    return found
 
 
 def fill_channels(model: Model, hidden: Tensor, hole: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -58,8 +96,19 @@ def fill_channels(model: Model, hidden: Tensor, hole: Tensor, shape: tuple[int, 
     place.
     """
     height, width = shape[-2:]
+    hole = hole.to(hidden)
     if channels_beside(model, shape) == 1 + shape[0]:
-        small = functional.interpolate(hole, (height, width), mode="nearest")
-        return torch.cat((small.to(hidden.dtype), hidden), dim=1)
+        return torch.cat((functional.interpolate(hole, (height, width), mode="nearest"), hidden), dim=1)
     across = functional.interpolate(hole, (8 * height, 8 * width), mode="nearest")
-    return torch.cat((hidden, functional.pixel_unshuffle(across, 8).to(hidden.dtype)), dim=1)
+    return torch.cat((hidden, functional.pixel_unshuffle(across, 8)), dim=1)
+
+
+def depth_channel(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What a model that follows depth reads beside x: the map (1, 3, H, W) at the latent's size, -1 to 1.
+
+    Its mean over the colours, by bicubic interpolation, with its least and largest value at both ends, as
+    diffusers' ``prepare_depth_map`` has it; a map of one value alone is 0.
+    """
+    small = functional.interpolate(pixels.mean(1, keepdim=True), shape[-2:], mode="bicubic")
+    least, most = small.min(), small.max()
+    return torch.zeros_like(small) if least == most else 2 * (small - least) / (most - least) - 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sfumato.process.level import Level
+from sfumato.tasks.canvas import sized
 
 
 def hidden(pixels: NDArray[np.uint8], hole: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -53,6 +54,54 @@ def feathered(hole: NDArray[np.float32], std: float) -> NDArray[np.float32]:
     soft = functional.conv2d(functional.conv2d(wide, kernel), kernel.mT)[0, 0].clamp(0, 1)
     # What is below half a byte is nothing: there pixels come back as they were.
     return torch.where(soft < 1 / 510, 0.0, soft).numpy()
+
+
+def grown(hole: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
+    """The greatest value of ``hole`` (H, W) within ``pixels`` of each pixel, straight or diagonally; least if below 0.
+
+    What lies beyond the border does not count, so a hole that touches it is not narrowed there.
+    """
+    if pixels == 0:
+        return hole
+    if pixels < 0:
+        return 1 - grown(1 - hole, -pixels)
+    window = 2 * pixels + 1
+    for axis in (0, 1):
+        wide = np.moveaxis(
+            np.pad(hole, [(pixels, pixels) if axis == each else (0, 0) for each in (0, 1)]), axis, 0
+        )
+        run = 1  # the greatest of runs of 1, 2, 4, ... values, until two that overlap make the whole window
+        while run < window:
+            step = min(run, window - run)
+            wide, run = np.maximum(wide[:-step], wide[step:]), run + step
+        hole = np.ascontiguousarray(np.moveaxis(wide, 0, axis))
+    return hole
+
+
+def box_around(hole: NDArray[np.float32], around: int) -> tuple[int, int, int, int]:
+    """The box (left, top, width, height) of all that is above 0 in ``hole`` and of ``around`` pixels about it.
+
+    As nearly a square as the picture has room for, since models see squares best.
+    """
+    height, width = hole.shape
+    sides = []
+    for axis, length in ((0, width), (1, height)):
+        places = np.flatnonzero((hole > 0).any(axis))
+        sides.append((max(0, int(places[0]) - around), min(length, int(places[-1]) + 1 + around), length))
+    most = max(end - begin for begin, end, _ in sides)
+    box = []
+    for begin, end, length in sides:
+        wide = min(length, most)
+        begin = min(max(0, (begin + end - wide) // 2), length - wide)
+        box.append((begin, wide))
+    return box[0][0], box[1][0], box[0][1], box[1][1]
+
+
+def scaled_hole(hole: NDArray[np.float32], size: str) -> NDArray[np.float32]:
+    """``hole`` (H, W) in the size that ``canvas.sized`` would give a picture; hard edges stay hard."""
+    grey = np.repeat(np.rint(hole * 255).astype(np.uint8)[..., None], 3, axis=2)
+    made = sized(grey, size)[..., 0].astype(np.float32) / np.float32(255)
+    return (made > 0).astype(np.float32) if bool(np.isin(hole, (0, 1)).all()) else made
 
 
 def at_latent(hole: NDArray[np.float32], shape: tuple[int, ...]) -> Tensor:

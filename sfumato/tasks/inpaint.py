@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from sfumato.errors import InvalidRequest
-from sfumato.guidance.constraints import known
-from sfumato.model import Model
-from sfumato.tasks.beside import fill_channels, fills
-from sfumato.tasks.canvas import Canvas, latent_shape, sized, tensor
+from sfumato.tasks.canvas import canvas_for, scaled
+from sfumato.tasks.fill import Filling, fill
 from sfumato.tasks.given import Mask
-from sfumato.tasks.hole import at_latent, closed, feathered, hidden, kept, kept_by_level
-from sfumato.tasks.picture import OnPicture, latents
-from sfumato.tasks.sampling import CONFIG, Part, Prompted, Sampling, one_by_one, plan
-
-Soft = Literal["blend", "late"]
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Filling(Sampling):
-    """What tasks share that fill a hole in a picture."""
-
-    strength: Part = Field(
-        default=1.0, description="below 1 the walk begins at what was in the hole, with noise over it"
-    )
-    feather: Annotated[float, Ge(0), Le(256)] = Field(
-        default=0.0, description="blur the edge of the hole by so many pixels"
-    )
-    soft: Soft = Field(
-        default="blend",
-        description="where the mask is grey: blend old and new, or make it anew from a later step on (late)",
-    )
+from sfumato.tasks.hole import box_around, closed, grown, scaled_hole
+from sfumato.tasks.picture import OnPicture
+from sfumato.tasks.sampling import CONFIG, Prompted
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -52,6 +29,16 @@ class Inpaint(Filling, Prompted, OnPicture):
 
     mask: Mask = Field(description="white where the picture is made anew, black where it is kept")
     invert: bool = Field(default=False, description="make the black part of the mask anew, not the white")
+    threshold: Annotated[float, Gt(0), Le(1)] | None = Field(
+        default=None, description="make the mask hard: white from this grey on, 0 to 1, black below"
+    )
+    grow: Annotated[int, Ge(-1024), Le(1024)] = Field(
+        default=0, description="widen the hole by so many pixels; below 0 narrow it"
+    )
+    around: Annotated[int, Ge(0), Le(8192)] | None = Field(
+        default=None,
+        description="look at the hole and so many pixels around it alone, at the model's own size, and put it back",
+    )
 
     async def __call__(self, model: Any) -> Any:
         """Hide the hole, encode, walk with the rest held, decode, and lay the hole into the picture."""
@@ -59,61 +46,35 @@ class Inpaint(Filling, Prompted, OnPicture):
             (a, b), (c, d) = self.mask.size, self.image.size
             raise InvalidRequest(f"the mask is {a}x{b} and the picture {c}x{d}: they must be of one size")
         hole: NDArray[np.float32] = 1 - self.mask.pixels if self.invert else self.mask.pixels
-        pixels, canvas = self.laid(model)
-        if self.size is not None:  # the mask goes the picture's way, as a picture; hard edges stay hard
-            grey = np.repeat(np.rint(hole * 255).astype(np.uint8)[..., None], 3, axis=2)
-            hard = bool(np.isin(hole, (0, 1)).all())
-            hole = sized(grey, self.size)[..., 0].astype(np.float32) / np.float32(255)
-            hole = (hole > 0).astype(np.float32) if hard else hole
+        pixels = self.scaled(self.image)
+        if self.size is not None:  # the mask goes the picture's way
+            hole = scaled_hole(hole, self.size)
+        if self.threshold is not None:
+            hole = (hole >= np.float32(self.threshold)).astype(np.float32)
+        hole = grown(hole, self.grow)
+        blank = self.strength == 1 and self.soft == "blend"
+        if self.around is None or not hole.any():
+            canvas = canvas_for(pixels.shape[1], pixels.shape[0], model.defaults, tile=self.tile)
+            return await fill(self, model, pixels, hole, canvas, blank=blank)
+        return await self._close_up(model, pixels, hole, self.around, blank)
+
+    async def _close_up(
+        self, model: Any, pixels: NDArray[np.uint8], hole: NDArray[np.float32], around: int, blank: bool
+    ) -> Any:
+        """Fill the hole in a part of the picture, enlarged or made smaller to the model's own size, and stitch."""
+        left, top, width, height = box_around(hole, around + int(np.ceil(3 * self.feather)))
+        at = np.s_[top : top + height, left : left + width]
+        times = max(model.defaults.width, model.defaults.height) / max(width, height)
+        across, down = (max(1, round(side * times)) for side in (width, height))
+        canvas = canvas_for(across, down, model.defaults)
+        small = scaled_hole(hole[at], f"{across}x{down}")
+
+        def stitched(made: NDArray[np.uint8], covers: NDArray[np.float32]) -> NDArray[np.uint8]:
+            whole = pixels.copy()
+            whole[at] = closed(pixels[at], scaled(made, width, height), covers)
+            return whole
+
+        part = scaled(np.ascontiguousarray(pixels[at]), across, down)
         return await fill(
-            self, model, pixels, hole, canvas, blank=self.strength == 1 and self.soft == "blend"
+            self, model, part, small, canvas, blank=blank, times=times, true=hole[at], finish=stitched
         )
-
-
-async def fill(
-    task: Any,
-    model: Model,
-    pixels: NDArray[np.uint8],
-    hole: NDArray[np.float32],
-    canvas: Canvas,
-    *,
-    blank: bool,
-) -> Any:
-    """Fill the ``hole`` (H, W) of ``pixels`` (H, W, 3) on ``canvas`` as ``task`` says.
-
-    ``blank`` hides what is in the hole before anything is encoded. InvalidRequest for a hole of nothing.
-    """
-    if not hole.any():
-        raise InvalidRequest(
-            "the mask is black everywhere: nothing would be made anew; white is what is made anew, and invert "
-            "turns a mask round"
-        )
-    hole = feathered(hole, task.feather)
-    size = (canvas.width, canvas.height)
-    told = fills(model, latent_shape(model, *size))
-    to = plan(task, model, size, strength=task.strength or 1.0, beside=True)
-    if to.split:
-        return await one_by_one(task, model)
-    wide = canvas.pad(hole, "constant")
-    y = await latents(model, hidden(pixels, hole) if blank else pixels, canvas)
-    if task.strength == 0:
-        x = y.expand(len(to.rows), *y.shape[1:])
-    else:
-        want, avoid = await to.conditions(task.prompt, task.negative)
-        if told:
-            beside = await beside_x(model, canvas.pad(pixels), wide, to.shape)
-            want, avoid = replace(want, channels=beside), replace(avoid, channels=beside)
-        small = at_latent(wide, to.shape).to(y.dtype)
-        mask = kept_by_level(small, to.grid) if task.soft == "late" else kept(small)
-        x = await to.walk(to.start(y), known(to.guided(want, avoid), y, mask))
-    covers = np.where(hole > 0, 1, 0).astype(np.float32) if task.soft == "late" else hole
-    return to.result(await model.decode(x), lambda made: closed(pixels, canvas.crop(made), covers))
-
-
-async def beside_x(
-    model: Model, pixels: NDArray[np.uint8], hole: NDArray[np.float32], shape: tuple[int, ...]
-) -> Tensor:
-    """What a model that fills holes reads beside x: the mask, and the latents of the picture with its hole grey."""
-    free = torch.from_numpy((hole > 0).astype(np.float32))[None, None]
-    grey = tensor(pixels) * (1 - free)
-    return fill_channels(model, await model.encode(grey), free, shape)

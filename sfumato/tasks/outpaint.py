@@ -10,9 +10,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sfumato.errors import InvalidRequest
-from sfumato.tasks.canvas import canvas_for, sized
+from sfumato.tasks.canvas import canvas_for
+from sfumato.tasks.fill import Filling, fill
 from sfumato.tasks.hole import hidden
-from sfumato.tasks.inpaint import Filling, fill
 from sfumato.tasks.picture import OnPicture
 from sfumato.tasks.sampling import CONFIG, Prompted
 
@@ -36,7 +36,7 @@ class Outpaint(Filling, Prompted, OnPicture):
         """Lay the picture on a larger one, whose margin is a hole, and fill it."""
         if not self.left + self.right + self.top + self.bottom:
             raise InvalidRequest("there is no margin to paint: give left, right, top or bottom in pixels")
-        within = sized(self.image.pixels, self.size)
+        within = self.scaled(self.image)
         sides = ((self.top, self.bottom), (self.left, self.right))
         hole = np.pad(np.zeros(within.shape[:2], np.float32), sides, constant_values=1)
         canvas = canvas_for(hole.shape[1], hole.shape[0], model.defaults, tile=self.tile)

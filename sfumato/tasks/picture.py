@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.model import Model
 from sfumato.tasks.canvas import Canvas, canvas_for, sized, tensor
-from sfumato.tasks.given import Picture
+from sfumato.tasks.given import Picture, Raster
 from sfumato.tasks.sampling import CONFIG
 
 
@@ -31,8 +31,12 @@ class OnPicture:
 
     def laid(self, model: Model) -> tuple[NDArray[np.uint8], Canvas]:
         """The scaled picture (H, W, 3) and where it lies; InvalidRequest if the model cannot make its size."""
-        pixels = sized(self.image.pixels, self.size)
+        pixels = self.scaled(self.image)
         return pixels, canvas_for(pixels.shape[1], pixels.shape[0], model.defaults, tile=self.tile)
+
+    def scaled(self, picture: Raster) -> NDArray[np.uint8]:
+        """``picture`` (H, W, 3) scaled as ``size`` says."""
+        return sized(picture.pixels, self.size)
 
 
 async def latents(model: Model, pixels: NDArray[Any], canvas: Canvas) -> Tensor:

@@ -20,13 +20,13 @@ from sfumato.errors import InvalidRequest
 from sfumato.guidance import check, guide
 from sfumato.guidance.classifier_free import Branches
 from sfumato.guidance.guide import Guide
-from sfumato.model import Model
+from sfumato.model import Kind, Model
 from sfumato.noise import MAX_SEED, NOISES, Noise, Only, noise
 from sfumato.process.estimate import Denoise
 from sfumato.process.grid import Grid, make_grid, steps_in, tail
 from sfumato.process.spec import parse
 from sfumato.samplers import Sampler, sampler
-from sfumato.tasks.beside import check_channels
+from sfumato.tasks.beside import check_reads
 from sfumato.tasks.canvas import latent_shape, parse_size, to_bytes
 from sfumato.tasks.given import Raster
 from sfumato.tasks.script import Script, read, scripted
@@ -207,6 +207,7 @@ class Plan:
             scale=self.scale,
             prediction=self.model.denoiser.prediction,
             grid=self.grid,
+            layers=self.model.denoiser.attention_layers,
         )
 
     def start(self, y: Tensor | None = None) -> Tensor:
@@ -261,13 +262,13 @@ def plan(
     size: tuple[int, int],
     *,
     strength: float = 1.0,
-    beside: bool = False,
+    beside: Sequence[Kind] = (),
     draws: Callable[[tuple[int, ...]], Noise] | None = None,
 ) -> Plan:
     """What ``task`` comes to on ``model`` for pictures of ``size``, width and height, before any work.
 
-    ``strength`` is the part of the grid that is walked; ``beside`` whether the task knows what a model wants laid
-    beside x; ``draws`` makes the noise of all its pictures where it is not that of counted seeds. Raises
+    ``strength`` is the part of the grid that is walked; ``beside`` what the task can lay beside x, of what models read
+    (sfumato.model.Beside); ``draws`` makes the noise of all its pictures where it is not that of counted seeds. Raises
     InvalidRequest for names, numbers and combinations that cannot be, with the reason.
     """
     defaults = model.defaults
@@ -288,8 +289,7 @@ def plan(
         )
     shape = latent_shape(model, *size)
     window = latent_shape(model, *(min(side, defaults.most) for side in size))
-    if not beside:
-        check_channels(model, shape)
+    check_reads(model, shape, beside)
     schedule = model.schedule(window)
     chosen = task.resolved(defaults)
     if task.steps is None:  # a grid that lists its levels says itself how many steps there are
@@ -305,7 +305,8 @@ def plan(
     )
     if strength < 1:
         grid = tail(grid, strength)
-    check(by, walker, scale=scale, steps=len(grid) - 1)
+    layers = model.denoiser.attention_layers
+    check(by, walker, scale=scale, steps=len(grid) - 1, layers=layers)
     seeds = range(task.seed, task.seed + task.count)
     drawn = noise(task.noise, seeds, shape) if draws is None else draws(shape)
     rows: Sequence[int] = range(task.count)

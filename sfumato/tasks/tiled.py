@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.ask import gather
+from sfumato.condition import Cond
 from sfumato.errors import InvalidRequest
 from sfumato.guidance.classifier_free import Branches
 from sfumato.process.estimate import Estimate
@@ -35,16 +36,23 @@ def tiled(denoise: Branches, window: tuple[int, ...], overlap: float = 0.5) -> B
         ]
 
         async def one(place: tuple[slice, slice]) -> tuple[Estimate, ...]:
-            beside = [
-                c if c.channels is None else replace(c, channels=c.channels[(..., *place)]) for c in conds
-            ]
-            return await denoise(x[(..., *place)], at, *beside)
+            return await denoise(x[(..., *place)], at, *(_cut(c, x, place) for c in conds))
 
         found = await gather([one(place) for place in places])
         weight = _tent(high)[:, None] * _tent(wide)
         return tuple(_blended(at, x, [f[k] for f in found], places, weight) for k in range(len(conds)))
 
     return whole
+
+
+def _cut(cond: Cond, x: Tensor, place: tuple[slice, slice]) -> Cond:
+    """``cond`` with what lies beside x, or is a picture of its size to look at, cut as x is."""
+    parts = {
+        name: part[(..., *place)]
+        for name, part in (("channels", cond.channels), ("reference", cond.reference))
+        if part is not None and part.shape[-2:] == x.shape[-2:]
+    }
+    return replace(cond, **parts) if parts else cond
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:
