@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.api import Images, Loaded, load, models, remake
+    from sfumato.api import load, models, remake
     from sfumato.engine.engine import Engine
     from sfumato.engine.run import run
     from sfumato.errors import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from sfumato.families.gaussian import mixture
+    from sfumato.loaded import Images, Loaded
     from sfumato.process import schedules
     from sfumato.process.estimate import Estimate
     from sfumato.process.grid import make_grid as grid
@@ -45,10 +46,10 @@ _HOMES = {
     "DataError": "sfumato.errors:DataError",
     "Engine": "sfumato.engine.engine:Engine",
     "Estimate": "sfumato.process.estimate:Estimate",
-    "Images": "sfumato.api:Images",
+    "Images": "sfumato.loaded:Images",
     "InvalidRequest": "sfumato.errors:InvalidRequest",
     "Level": "sfumato.process.level:Level",
-    "Loaded": "sfumato.api:Loaded",
+    "Loaded": "sfumato.loaded:Loaded",
     "MissingExtra": "sfumato.errors:MissingExtra",
     "OutOfMemory": "sfumato.errors:OutOfMemory",
     "OutputError": "sfumato.errors:OutputError",

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sfumato.api import Loaded, request
 from sfumato.data.compose import BACKGROUNDS, on_background
 from sfumato.data.folder import METADATA
 from sfumato.data.pictures import PictureSet, open_pictures
 from sfumato.data.record import Record
 from sfumato.errors import DataError, InvalidRequest, OutputError
 from sfumato.files import write_bytes
+from sfumato.loaded import Loaded
 from sfumato.picture.png import read_recipe, save_png
+from sfumato.tasks.table import request
 
 WORDS = ("caption", "label", "style", "group")
 """What a prompt's template may name."""

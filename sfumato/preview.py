@@ -55,7 +55,9 @@ def fitted(codec: Codec, device: torch.device | str = "cpu") -> Tensor:
     latent = codec.encode(pixels).to("cpu", torch.float64)
     colours = F.adaptive_avg_pool2d(pixels.to("cpu", torch.float64), latent.shape[-2:])
     values = _with_one(latent)
-    return torch.linalg.lstsq(values, colours.movedim(1, -1).reshape(-1, 3)).solution
+    wanted = colours.movedim(1, -1).reshape(-1, 3)
+    # Directions in which latents hardly differ would be given weights by rounding alone.
+    return torch.linalg.lstsq(values, wanted, rcond=1e-4, driver="gelsd").solution
 
 
 def coloured(latent: Tensor, by: Tensor) -> Tensor:

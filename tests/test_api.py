@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import sfumato
-from sfumato.api import Loaded
 from sfumato.errors import InvalidRequest, UnknownName, WeightsError
 from sfumato.families import emoji
 from sfumato.families.table import ASSETS, read_manifest
+from sfumato.loaded import Loaded
 from sfumato.picture.png import read_infotext, read_recipe
 
 
@@ -115,7 +115,7 @@ def test_bfloat16_is_near_float32(model: Loaded) -> None:
 
 def test_pictures_that_share_calls_are_made_again_one_by_one() -> None:
     """Several pictures go through the network together; each recipe knows the size of the calls and gives its bits."""
-    from sfumato.api import rows_for
+    from sfumato.loaded import rows_for
     from sfumato.tasks.text2image import Text2Image
 
     assert [rows_for(Text2Image(prompt="x", count=n)) for n in (1, 2, 3, 4, 5, 8, 100)] == [

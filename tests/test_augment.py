@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.api import Loaded, request
 from sfumato.augment import Plan, augment
 from sfumato.cli.main import main
 from sfumato.data.pictures import open_pictures
 from sfumato.errors import DataError, InvalidRequest, OutputError
+from sfumato.loaded import Loaded
 from sfumato.picture.png import read_recipe
+from sfumato.tasks.table import request
 from tests.tasks.toys import picture, toy
 
 OPTIONS = {"strength": 0.5, "steps": 4}

@@ -49,11 +49,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["adapted"] = {"errors", "adapters", "model", "picture", "text"}
 MAY_IMPORT["remaking"] = {"errors", "model", "picture"}
+MAY_IMPORT["loaded"] = {"errors", "ask", "process", "adapted", "engine", "families", "model", "picture"}
+MAY_IMPORT["loaded"] |= {"preview", "tasks"}
 MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
 MAY_IMPORT["recipes"] = set(BELOW)
 MAY_IMPORT["api"] = {*BELOW, "recipes"}
-MAY_IMPORT["augment"] = {"errors", "files", "data", "picture", "api"}
+MAY_IMPORT["augment"] = {"errors", "files", "data", "picture", "tasks", "loaded"}
 MAY_IMPORT["__init__"] = {*BELOW, "api"}
 MAY_IMPORT["cli"] = {*BELOW, "recipes", "api", "augment", "sfumato"}
 MAY_IMPORT["__main__"] = {"cli"}

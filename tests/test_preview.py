@@ -44,11 +44,11 @@ def test_the_map_of_a_linear_codec_is_its_inverse() -> None:
 
 
 @pytest.fixture(scope="module")
-def emoji() -> sfumato.api.Loaded:
+def emoji() -> sfumato.Loaded:
     return sfumato.load("emoji", dtype="float32")
 
 
-def test_the_map_shows_what_a_decoder_shows_in_small(emoji: sfumato.api.Loaded) -> None:
+def test_the_map_shows_what_a_decoder_shows_in_small(emoji: sfumato.Loaded) -> None:
     """Of pictures it was not fitted on it tells most of the colour (measured: 90 % of the variance about the mean)."""
     with tarfile.open(Path(__file__).parent / "assets" / "emoji-tiny.tar") as tar:
         names = [name for name in tar.getnames() if name.endswith((".png", ".webp"))][::17][:12]
@@ -68,7 +68,7 @@ def test_the_map_shows_what_a_decoder_shows_in_small(emoji: sfumato.api.Loaded) 
     assert apart < 0.15 * spread
 
 
-def test_a_small_decoder_is_asked_and_a_large_one_not(emoji: sfumato.api.Loaded, monkeypatch) -> None:
+def test_a_small_decoder_is_asked_and_a_large_one_not(emoji: sfumato.Loaded, monkeypatch) -> None:
     codec, latent = emoji.model.codec, torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     assert Previewer(codec)(latent).shape == (128, 128, 3)
     monkeypatch.setattr("sfumato.preview.SMALL", 1000)
@@ -91,7 +91,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoencoderTiny, Pat
     return net, folder
 
 
-def test_a_tiny_decoder_shows_what_its_reference_shows(emoji: sfumato.api.Loaded, tiny) -> None:
+def test_a_tiny_decoder_shows_what_its_reference_shows(emoji: sfumato.Loaded, tiny) -> None:
     net, folder = tiny
     latent = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_file_of_a_preview_is_the_newest_estimate(tmp_path: Path, tiny) -> N
     assert np.abs(np.asarray(Image.open(beside)).astype(int) - np.asarray(Image.open(out))).max() > 20
 
 
-def test_what_cannot_decode_previews_is_refused(emoji: sfumato.api.Loaded, tmp_path: Path) -> None:
+def test_what_cannot_decode_previews_is_refused(emoji: sfumato.Loaded, tmp_path: Path) -> None:
     net = AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8), latent_channels=4
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from sfumato.api import request
 from sfumato.cli.making import (
     LOADING,
     SHOWING,
@@ -27,6 +26,7 @@ from sfumato.cli.options import given, options_of
 from sfumato.picture.moving import check_moving
 from sfumato.picture.png import read_recipe
 from sfumato.tasks.animate import Animate
+from sfumato.tasks.table import request
 
 
 def run(

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from sfumato.api import TASKS, request
 from sfumato.cli.making import (
     LOADING,
     SHOWING,
@@ -21,6 +20,7 @@ from sfumato.cli.making import (
     taken,
 )
 from sfumato.cli.options import given, is_required, options_of
+from sfumato.tasks.table import TASKS, request
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,19 @@ FRONTS: dict[str, Front] = {
         arguments=("label",),
         examples=("sfumato class 3 -m digits.safetensors -o three.png",),
     ),
+    "compose": Front(
+        task="compose",
+        arguments=("prompt",),
+        examples=(
+            'sfumato compose "a meadow" --regions "rect(0, 20%, 50%, 60%): a cat"',
+            'sfumato compose "a meadow" --map areas.png --regions "color(#ff0000): a cat" --by attention',
+        ),
+    ),
+    "control": Front(
+        task="control",
+        arguments=("image", "prompt"),
+        examples=('sfumato control edges.png "a glass house" -m FLUX.1-Canny-dev',),
+    ),
     "edit": Front(
         task="image2image",
         arguments=("image", "prompt"),
@@ -50,6 +63,11 @@ FRONTS: dict[str, Front] = {
             'sfumato inpaint photo.png "a hat" --mask mask.png',
             'sfumato inpaint photo.png "a hat" --mask "rect(30, 0, 60, 40)"',
         ),
+    ),
+    "instruct": Front(
+        task="instruct",
+        arguments=("image", "prompt"),
+        examples=('sfumato instruct photo.png "make it snow" -m FLUX.1-Kontext-dev',),
     ),
     "interpolate": Front(
         task="interpolate",
@@ -70,6 +88,19 @@ FRONTS: dict[str, Front] = {
         task="restore",
         arguments=("image",),
         examples=('sfumato restore small.png --damage "average(factor=4)" --prompt "a cat"',),
+    ),
+    "style": Front(
+        task="style",
+        arguments=("image", "prompt"),
+        examples=(
+            'sfumato style painting.png "a cat" --count 4',
+            'sfumato style painting.png "a cat" --content cat.png --strength 0.6 --path inverted',
+        ),
+    ),
+    "tile": Front(
+        task="tile",
+        arguments=("prompt",),
+        examples=('sfumato tile "green leaves" -o leaves.png',),
     ),
     "unconditional": Front(task="unconditional", arguments=(), examples=("sfumato unconditional --count 4",)),
     "upscale": Front(

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.api import TASKS
 from sfumato.cli.main import COMMANDS, main
 from sfumato.cli.making import LOADING, SHOWING
 from sfumato.cli.tasks import FRONTS, front
 from sfumato.picture.png import read_recipe
+from sfumato.tasks.table import TASKS
 
 SIDE = 128
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from sfumato.api import TASKS
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
 from sfumato.guidance import GUIDES
 from sfumato.model import Model
 from sfumato.samplers import SAMPLERS
 from sfumato.tasks.given import picture_fields
+from sfumato.tasks.table import TASKS
 from sfumato.tasks.task import make
 from tests.tasks.toys import alike, corner, picture, toy
 
@@ -49,6 +49,13 @@ CELLS: dict[str, dict[str, Any]] = {
         "count": 2,
     },
     "resample": {"image": SMALL, "prompt": "left", "source": "right"},
+    "style": {"image": SMALL, "prompt": "left", "count": 2},
+    "compose": {
+        "prompt": "left",
+        "regions": ("rect(0, 0, 50%, 100%): right", "rect(50%, 0, 50%, 50%): left"),
+        "count": 2,
+    },
+    "tile": {"prompt": "left", "count": 2},
 }
 """What each task is asked for."""
 

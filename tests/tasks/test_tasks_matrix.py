@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from pydantic import TypeAdapter
 
-from sfumato.api import TASKS
 from sfumato.guidance import GUIDES
 from sfumato.samplers import SAMPLERS
 from sfumato.tasks.given import picture_fields
+from sfumato.tasks.table import TASKS
 from tests.tasks.matrix import CELLS, PAGE, check, fields_table, kind_of, placed
 from tests.tasks.toys import toy
 
