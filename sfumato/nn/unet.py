@@ -64,7 +64,9 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """A U-Net built from a UNetConfig."""
+    """A U-Net built from a UNetConfig; ``wraps`` says that its convolutions can go on from the other edge."""
+
+    wraps = True
 
     def __init__(self, config: UNetConfig) -> None:
         """Build the network of ``config`` with random weights; the last convolution starts at zero."""
