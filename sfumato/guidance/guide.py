@@ -314,7 +314,8 @@ def check(
     if guide.attends and layers is not None:
         if not layers:
             raise InvalidRequest(
-                f"the guide {guide.name!r} changes a network's attention layers, and this model's has none: use 'cfg'"
+                f"the guide {guide.name!r} changes a network's attention layers, and this model's network has none "
+                "that are told: use 'cfg'"
             )
         chosen(layers, {**options_of(guide.make), **guide.given}["layers"])
     if not 0 <= scale <= guide.most:

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import Attention
 from sfumato.nn.dit import unpatch
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.joint import CLOCK, gated, shifted
+from sfumato.nn.told import Place, told_of
 
 MEASURES = 3
 """What a network that reads sizes is told of the picture: its height, its width, and the first over the second."""
@@ -61,19 +63,29 @@ class SincosBlock(nn.Module):
         self.up = nn.Linear(width, config.mlp * width)
         self.down = nn.Linear(config.mlp * width, width)
 
-    def forward(self, x: Tensor, steer: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        steer: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        told: Place | None = None,
+    ) -> Tensor:
         """Map ``x`` (B, L, D); ``steer`` is the clock through SiLU, (B, D), or what is one for all, (B, 6, D).
 
-        ``tokens`` (B, S, D) are states of the text, of which those count where ``mask`` (B, S) is True.
+        ``tokens`` (B, S, D) are states of the text, of which those count where ``mask`` (B, S) is True; ``told`` is
+        what is not as usual.
         """
+        if told is not None and told.skipped:
+            return x
         if self.modulation is not None:
             steer = self.modulation(steer).unflatten(-1, (6, -1))
         if self.table is not None:
             steer = steer + self.table.to(steer.dtype)
         parts = steer.unbind(1)
-        x = gated(x, parts[2], self.look(shifted(x, parts[0], parts[1])))
+        x = gated(x, parts[2], self.look(shifted(x, parts[0], parts[1]), told=told))
         if self.text is not None:
-            x = self.text(x, tokens, mask, rest=x)
+            x = self.text(x, tokens, mask, rest=x, told=told)
         hidden = F.gelu(self.up(shifted(x, parts[3], parts[4])), approximate="tanh")
         return gated(x, parts[5], self.down(hidden))
 
@@ -98,6 +110,7 @@ class SincosDiT(nn.Module):
         self.modulation = None if config.single else nn.Linear(width, 2 * width)
         self.table = nn.Parameter(torch.zeros(2, width)) if config.single else None
         self.leave = nn.Linear(width, config.patch**2 * config.outer)
+        self.attention_layers = ("block",) * config.depth
 
     def forward(
         self,
@@ -108,12 +121,15 @@ class SincosDiT(nn.Module):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
     ) -> Tensor:
         """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), an index of the schedule.
 
         ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where a token counts; ``vector`` (B, 3 x 256), sinusoids
         of height, width and their ratio; ``label`` (B,) int, the class. ValueError if a door that the network reads
-        is not given, or for sides that are no multiples of the patch.
+        is not given, or for sides that are no multiples of the patch. ``manner``, ``regions`` and ``owner`` are Cond's.
         """
         config = self.config
         if any(side % config.patch for side in x.shape[-2:]):
@@ -129,8 +145,10 @@ class SincosDiT(nn.Module):
             words = self.words_down(F.gelu(self.words_up(tokens), approximate="tanh"))
         active = F.silu(steer)
         shared = active if self.all_blocks is None else self.all_blocks(active).unflatten(-1, (6, -1))
-        for block in self.blocks:
-            h = block(h, shared, words, mask)
+        told = told_of(manner, regions, owner)
+        for number, block in enumerate(self.blocks):
+            at = None if told is None else told.at(number, (height, width))
+            h = block(h, shared, words, mask, at)
         if self.modulation is not None:
             ends = self.modulation(active).unflatten(-1, (2, -1))
         else:

@@ -220,7 +220,7 @@ def test_layers_are_words_numbers_or_lists_and_must_be_there() -> None:
     for text in ("pag(layers=3)", "pag(layers=[0, 0.5])", "seg(layers=double)", "slg(layers=[])"):
         with pytest.raises(InvalidRequest, match="1 down, 1 middle, 1 up"):
             check(guide(text), sampler("ddim"), scale=1.0, steps=8, layers=("down", "middle", "up"))
-    with pytest.raises(InvalidRequest, match="this model's has none: use 'cfg'"):
+    with pytest.raises(InvalidRequest, match="has none that are told: use 'cfg'"):
         check(guide("pag"), sampler("ddim"), scale=3.0, steps=8, layers=())
 
 

@@ -16,6 +16,7 @@ from sfumato.nn.dit import DiT, DiTConfig
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT, MMDiTConfig
 from sfumato.nn.pack import pack
+from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.told import Place, Told, attend
 from sfumato.nn.unet import UNet, UNetConfig
 
@@ -51,6 +52,12 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
     ),
     "dit": (
         lambda: DiT(DiTConfig(inner=4, outer=4, width=32, depth=3, heads=2, tokens=12, features=16)),
+        {"tokens": drawn(2, 5, 12, seed=2)},
+        4,
+    ),
+    "sincos": (
+        lambda: SincosDiT(SincosConfig(depth=3, width=32, heads=2, channels=4, outer=4, tokens=12, single=True,
+                                       extent=8.0)),
         {"tokens": drawn(2, 5, 12, seed=2)},
         4,
     ),
