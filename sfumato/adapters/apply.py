@@ -28,6 +28,9 @@ from sfumato.weights.reading import is_finite
 
 Chosen = Sequence[tuple[Adapter, float | Strength]]
 
+KNOWN = 16
+"""Adapters whose places are remembered."""
+
 _ADAPTED: WeakSet[nn.Module] = WeakSet()
 
 
@@ -55,6 +58,7 @@ class Applied:
         self.placed: tuple[Placed, ...] = ()
         self._originals: list[tuple[nn.Parameter, Tensor]] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._known: dict[tuple[Adapter, bool], Placed] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -72,11 +76,11 @@ class Applied:
         What can be wrong with them is found before anything is changed; see ``apply`` for the errors.
         """
         for where, network in self.networks.items():
-            if any(isinstance(part, Adding) for part in network.module.modules()):
+            if any(isinstance(part, Adding) for part in network.layers.values()):
                 raise InvalidRequest(
                     f"the network {where!r} is packed: adapt the plain network, and pack it after merging"
                 )
-        placed, acts = _choose(self.networks, adapters, self.partial)
+        placed, acts = _choose([self._place(adapter) for adapter, _ in adapters], adapters)
         self._check(acts)
         self.remove()
         modules = {network.module for network in self.networks.values()}
@@ -111,10 +115,19 @@ class Applied:
     def __exit__(self, *what: object) -> None:
         self.remove()
 
+    def _place(self, adapter: Adapter) -> Placed:
+        """Where ``adapter`` lies, found once for the last few of them."""
+        known = self._known.pop((adapter, self.partial), None)
+        found = known or place(adapter, self.networks, partial=self.partial)
+        self._known[adapter, self.partial] = found
+        while len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
+        return found
+
     def _beside(self, where: str, name: str) -> bool:
         """Whether the update of a parameter acts beside the weights: live, and on a layer that allows it."""
         owner, _ = split(name)
-        return not self.merged and is_plain(self.networks[where].module.get_submodule(owner))
+        return not self.merged and is_plain(self.networks[where].layers[owner])
 
     def _check(self, acts: dict[tuple[str, str], list[_Act]]) -> None:
         """Refuse what cannot be done, before anything is."""
@@ -137,8 +150,8 @@ class Applied:
             if key[0] != "denoiser" and any(not a.strength.always for a in found)
         ]:
             raise InvalidRequest(
-                f"the network {texts[0]!r} knows no level, so an adapter that changes it cannot act between two: give it "
-                "the strength 0 there (text=0)"
+                f"the network {texts[0]!r} knows no level, so an adapter that changes it cannot act between two: "
+                "give it the strength 0 there (text=0)"
             )
 
     def _act(self, acts: dict[tuple[str, str], list[_Act]]) -> None:
@@ -200,10 +213,9 @@ def apply(
 
 
 def _choose(
-    networks: Networks, adapters: Chosen, partial: bool
+    placed: Sequence[Placed], adapters: Chosen
 ) -> tuple[tuple[Placed, ...], dict[tuple[str, str], list[_Act]]]:
-    """The adapters' places, and for each touched parameter (place, name) what acts on it, with its factor."""
-    placed = tuple(place(adapter, networks, partial=partial) for adapter, _ in adapters)
+    """The adapters' places again, and for each touched parameter (place, name) what acts on it, with its factor."""
     acts: dict[tuple[str, str], list[_Act]] = {}
     for each, (_, given) in zip(placed, adapters, strict=True):
         strength = given if isinstance(given, Strength) else Strength(value=float(given))
@@ -224,4 +236,4 @@ def _choose(
                 f"the pattern {unused[0]!r} matches no block that {each.adapter.path.name} changes; "
                 f"one of them is {each.updates[0].place}.{each.updates[0].names[0]}"
             )
-    return placed, acts
+    return tuple(placed), acts

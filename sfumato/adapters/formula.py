@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -107,7 +108,7 @@ class Lora:
         """``alpha / R``."""
         return 1.0 if self.alpha is None else self.alpha / max(1, self.rank)
 
-    @property
+    @cached_property
     def zero(self) -> bool:
         """Whether a factor, or alpha, is zero."""
         factors = (self.down, self.up) if self.mid is None else (self.down, self.up, self.mid)
@@ -167,7 +168,7 @@ class Loha:
         """``alpha / R``."""
         return 1.0 if self.alpha is None else self.alpha / max(1, self.rank)
 
-    @property
+    @cached_property
     def zero(self) -> bool:
         """Whether a factor, or alpha, is zero."""
         factors = [t for t in (self.a1, self.b1, self.a2, self.b2, self.t1, self.t2) if t is not None]
@@ -241,7 +242,7 @@ class Lokr:
         """``alpha / R``, or 1."""
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / max(1, self.rank)
 
-    @property
+    @cached_property
     def zero(self) -> bool:
         """Whether a factor is zero, or alpha where it counts."""
         return self.scale == 0 or not all(bool(t.any()) for t in (*self.first, *self.second))
@@ -335,7 +336,7 @@ class Difference:
     algorithm = "diff"
     rank = None
 
-    @property
+    @cached_property
     def zero(self) -> bool:
         """Whether nothing is added."""
         return not bool(self.value.any())

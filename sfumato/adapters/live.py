@@ -80,7 +80,7 @@ def is_plain(module: nn.Module) -> bool:
 
 def attach(network: Network, owner: str, kind: str, shares: Sequence[Share], gate: Gate) -> Handle:
     """Add the updates ``shares`` of the ``kind`` ("weight", "bias") of our layer ``owner`` to its output."""
-    layer = network.module.get_submodule(owner)
+    layer = network.layers[owner]
     name = f"{owner}.{kind}"
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     spans: dict[tuple[float, float], list[Branch]] = {}

@@ -62,9 +62,18 @@ class Network:
         """Where names lie."""
         return Index.of(self.module, self.table)
 
+    @cached_property
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules by name, looked up once: adapters are switched many times."""
+        return dict(self.module.named_modules())
+
     def parameter(self, name: str) -> nn.Parameter:
-        """Our parameter ``name``."""
-        return self.module.get_parameter(name)
+        """Our parameter ``name``; AttributeError if there is none."""
+        owner, _, leaf = name.rpartition(".")
+        found = self.layers[owner]._parameters.get(leaf)
+        if found is None:
+            raise AttributeError(f"the network has no parameter {name!r}")
+        return found
 
 
 @dataclass(frozen=True, eq=False)
