@@ -63,6 +63,10 @@ DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMulti
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
 
 
+EDM_LEVELS = (0.002, 120.0)
+"""The least and the greatest sigma of CosXL, where a file marks but one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
     """How a checkpoint's network is asked: what it predicts and how that is known, its schedule and its defaults.
@@ -141,7 +145,7 @@ def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
     if EDM_MARKS[1] in entries:
         low, high = (
             float(checkpoint.source.read(name)) if name in entries else usual
-            for name, usual in zip(EDM_MARKS, (0.002, 120.0), strict=True)
+            for name, usual in zip(EDM_MARKS, EDM_LEVELS, strict=True)
         )
         return _edm(plain, low, high, "exponential", "euler")
     if "ztsnr" in entries and plain.predicts == "v" and isinstance(plain.schedule, Table):

@@ -52,7 +52,7 @@ def settings(folder: Path, part: str, **changed: Any) -> None:
     [
         ("refiner", "goes on with the last, least noisy steps.*'image2image'"),
         ("inpaint", "fills the masked part.*'inpaint'"),
-        ("instruct", "by an instruction.*'edit'"),
+        ("instruct", "by an instruction.*'instruct'"),
         ("x4", "four times as large.*'upscale'"),
         ("fill", "fills the masked part.*'inpaint'"),
     ],
