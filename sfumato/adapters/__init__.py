@@ -4,11 +4,12 @@
 says what a file holds, ``save_adapter`` writes one; ``load_embedding`` and ``teach`` are for textual inversion.
 """
 
+from sfumato.adapters.about import describe
 from sfumato.adapters.apply import Applied, apply
 from sfumato.adapters.embedding import Embedding, Words, load_embedding, teach
 from sfumato.adapters.names import Network
 from sfumato.adapters.place import Placed, Strength, place
-from sfumato.adapters.read import Adapter, Layer, describe, load_adapter
+from sfumato.adapters.read import Adapter, Layer, load_adapter
 from sfumato.adapters.write import metadata_for, save_adapter, trained
 
 __all__ = [

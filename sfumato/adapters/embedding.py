@@ -43,25 +43,38 @@ def load_embedding(path: str | Path, *, allow_pickle: bool = False) -> Embedding
     WeightsError names tensors that are not of one, or are not finite vectors.
     """
     with open_source(path, allow_pickle=allow_pickle) as source:
-        name = source.path.stem
-        found: dict[str, Tensor] = {}
-        unknown: list[str] = []
-        for key in source.entries:
-            where = _PLACES.get(key)
-            if where is None and (key.startswith(_PICKLED) or len(source.entries) == 1):
-                where = "text"
-                name = name if key.startswith(_PICKLED) else key
-            if where is None or where in found:
-                unknown.append(key)
-            else:
-                found[where] = _vectors(source, key)
-        if unknown:
-            told = ", ".join(map(short, unknown[:10]))
-            raise WeightsError(
-                f"{source.path} is no textual inversion that is known here: it holds {told}; wanted emb_params, "
-                f"clip_l and clip_g, string_to_param, or one tensor"
-            )
-        return Embedding(name, MappingProxyType(found), source.metadata)
+        return read_embedding(source)
+
+
+def is_embedding(source: Source) -> bool:
+    """Whether the names of ``source`` are those of a textual inversion; a single tensor is one if it is small."""
+    if any(key in _PLACES or key.startswith(_PICKLED) for key in source.entries):
+        return all(key in _PLACES or key.startswith(_PICKLED) for key in source.entries)
+    shapes = list(source.shapes.values())
+    return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] <= MOST
+
+
+def read_embedding(source: Source) -> Embedding:
+    """The textual inversion that an opened ``source`` holds; see load_embedding."""
+    name = source.path.stem
+    found: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for key in source.entries:
+        where = _PLACES.get(key)
+        if where is None and (key.startswith(_PICKLED) or len(source.entries) == 1):
+            where = "text"
+            name = name if key.startswith(_PICKLED) else key
+        if where is None or where in found:
+            unknown.append(key)
+        else:
+            found[where] = _vectors(source, key)
+    if unknown:
+        told = ", ".join(map(short, unknown[:10]))
+        raise WeightsError(
+            f"{source.path} is no textual inversion that is known here: it holds {told}; wanted emb_params, "
+            f"clip_l and clip_g, string_to_param, or one tensor"
+        )
+    return Embedding(name, MappingProxyType(found), source.metadata)
 
 
 def _vectors(source: Source, key: str) -> Tensor:

@@ -155,42 +155,6 @@ def listed(names: Iterable[str] | Mapping[str, str]) -> str:
     return ", ".join(told) + more
 
 
-def describe(path: str | Path, *, allow_pickle: bool = False) -> dict[str, object]:
-    """What the adapter at ``path`` is, for people: no model is needed, and what is not understood is listed.
-
-    Keys: layout, algorithms (with counts), ranks, alphas (the scales alpha / R that occur, rounded), networks (layers
-    of each), dtypes, layers, bytes, zero, base (as its metadata tells), trigger words, notes, left_out.
-    """
-    with open_source(path, allow_pickle=allow_pickle) as source:
-        adapter = read_adapter(source, partial=True)
-        dtypes = sorted({entry.dtype for entry in source.entries.values()})
-        size = sum(entry.bytes for entry in source.entries.values())
-    scales = {
-        round(float(formula.scale), 6)
-        for each in adapter.layers
-        for formula in each.formulas.values()
-        if isinstance(formula, Lora | Loha | Lokr)
-    }
-    facts = adapter.metadata
-    base = ("modelspec.architecture", "ss_base_model_version", "ss_sd_model_name", "base_model")
-    return {
-        "layout": adapter.layout,
-        "algorithms": adapter.algorithms,
-        "ranks": list(adapter.ranks),
-        "scales": sorted(scales),
-        "networks": dict(Counter("/".join(each.places) for each in adapter.layers)),
-        "dtypes": dtypes,
-        "layers": len(adapter.layers),
-        "bytes": size,
-        "zero": adapter.zero,
-        "base": {name: facts[name] for name in base if name in facts},
-        "title": facts.get("modelspec.title", ""),
-        "trigger": facts.get("modelspec.trigger_phrase", ""),
-        "notes": list(adapter.notes),
-        "left_out": dict(adapter.left_out),
-    }
-
-
 def _tensor(source: Source, key: str) -> Tensor:
     """The values of ``key`` as stored; WeightsError unless they are real numbers, all finite."""
     stored = source[key].torch_dtype

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,16 +22,23 @@ _LONGEST = 100  # characters of a metadata text that are shown
 @click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own")
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
 def command(path: str, hashes: bool, variant: str | None, allow_pickle: bool, as_json: bool) -> None:
-    """Say what the weights at PATH are: family, variant, networks, dtypes, prediction, licence.
+    """Say what the weights at PATH are: family, variant, networks, dtypes, prediction, licence; or an adapter.
 
     PATH is a file, a folder, or the name of a hub model in the local cache. Only headers are read, so the answer
-    comes at once, whatever the size.
+    comes at once, whatever the size; adapters are read whole, to tell one that was not trained.
     """
+    from sfumato.adapters.about import about
     from sfumato.families.inspect import inspect
     from sfumato.weights.hub import resolve
     from sfumato.weights.source import open_source
 
     with open_source(resolve(path), variant=variant, allow_pickle=allow_pickle) as source:
+        if (adapter := about(source)) is not None:
+            adapter |= {"sha256": source.hash()} if hashes else {}
+            click.echo(
+                json.dumps(adapter) if as_json else "\n".join(adapter_lines(source.path.name, adapter))
+            )
+            return
         report = inspect(source, hashes=hashes)
     if as_json:
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
@@ -80,6 +88,33 @@ def table(report: Report) -> list[str]:
         lines.append("")
         lines += [f"  {key}: {_short(value)}" for key, value in sorted(report.metadata.items())]
     return lines
+
+
+def adapter_lines(name: str, told: Mapping[str, Any]) -> list[str]:
+    """The lines of an adapter or a textual inversion for a person."""
+    if told["kind"] == "embedding":
+        shown = ", ".join(
+            f"{count} of {width} for {place}" for place, (count, width) in told["vectors"].items()
+        )
+        return [f"{name}: textual inversion {told['name']!r}", f"  vectors   {shown}"]
+    base = ", ".join(f"{value} ({key})" for key, value in told["base"].items())
+    rows = {
+        "family": told["family"],
+        "base": base,
+        "layout": told["layout"],
+        "updates": ", ".join(f"{count} {algorithm}" for algorithm, count in told["algorithms"].items()),
+        "rank": ", ".join(map(str, told["ranks"])),
+        "scale": ", ".join(f"{scale:g}" for scale in told["scales"]),
+        "networks": ", ".join(f"{place} {count}" for place, count in told["networks"].items()),
+        "dtypes": ", ".join(told["dtypes"]),
+        "size": _size(told["bytes"]),
+        "title": _short(told["title"]),
+        "trigger": _short(told["trigger"]),
+        "sha256": told.get("sha256", ""),
+    }
+    lines = [f"{name}: adapter of {told['layers']:,} layers"]
+    lines += [f"  {key:10}{value}" for key, value in rows.items() if value]
+    return [*lines, *(f"  note      {note}" for note in told["notes"])]
 
 
 def _short(text: str) -> str:
