@@ -26,6 +26,7 @@ COMMANDS = {
     "data": ("sfumato.cli.data:app", "Look at data sets, check them, build the default one."),
     "edit": ("sfumato.cli.tasks:edit", "Change a picture by a sentence."),
     "evaluate": ("sfumato.cli.evaluate:app", "Score pictures, and test blind what they show."),
+    "families": ("sfumato.cli.families:families", "List the families of checkpoints that load."),
     "generate": ("sfumato.cli.generate:command", "Make pictures from a sentence."),
     "grids": ("sfumato.cli.tables:grids", "List the grids, which space the noise levels of a walk."),
     "guides": ("sfumato.cli.tables:guides", "List the ways to combine prompt and negative."),

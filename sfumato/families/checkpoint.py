@@ -181,13 +181,18 @@ PLAIN = {
 PLAIN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 
 
+def odd_pixels(told: Mapping[str, Any]) -> list[str]:
+    """The settings of a UNet2DModel that the network here does not follow."""
+    odd = [name for name, allowed in PLAIN.items() if told.get(name, allowed[0]) not in allowed]
+    kinds: Any = told.get("down_block_types", ())
+    return odd + ["down_block_types"] * any(kind not in PLAIN_BLOCKS for kind in kinds)
+
+
 def _pixels(config: PixelConfig, told: Mapping[str, Any]) -> PixelConfig:
     """``config`` with what the settings of a UNet2DModel say; ValueError for what is not followed."""
-    odd = [name for name, allowed in PLAIN.items() if told.get(name, allowed[0]) not in allowed]
     kinds = told.get("down_block_types", ())
-    if odd or any(kind not in PLAIN_BLOCKS for kind in kinds):
-        name = odd[0] if odd else "down_block_types"
-        raise ValueError(f"{name} = {told[name]!r} (load it with wrapped=True, through diffusers)")
+    if odd := odd_pixels(told):
+        raise ValueError(f"{odd[0]} = {told[odd[0]]!r}, which is not native,")
     looks = [["Attn" in kind for kind in one] for one in (kinds, reversed(told.get("up_block_types", ())))]
     if looks[0] != looks[1]:
         raise ValueError(

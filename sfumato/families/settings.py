@@ -121,6 +121,11 @@ def _unet(config: UNetConfig, linear: bool, family: str | None, vector: int) -> 
         "transformer_layers_per_block": depth,
         "norm_num_groups": config.groups,
     }
+    if config.downs:
+        told["transformer_layers_per_block"] = _by_level(config.downs, config.blocks)
+        told["reverse_transformer_layers_per_block"] = _by_level(config.ups, config.blocks + 1)
+    if config.short_middle:
+        told["mid_block_type"] = "UNetMidBlock2D"
     if config.vector:
         sizes = 5 if family == "sdxl-refiner" else 6  # numbers that are told beside the text
         told["addition_embed_type"] = "text_time"
@@ -131,6 +136,12 @@ def _unet(config: UNetConfig, linear: bool, family: str | None, vector: int) -> 
     if any(config.only_text):
         told["only_cross_attention"] = list(config.only_text)
     return told
+
+
+def _by_level(counts: tuple[int, ...], blocks: int) -> list[int | list[int]]:
+    """The layers of each stage, in a list for each level; one number where a level has one for all."""
+    levels = [list(counts[i : i + blocks]) for i in range(0, len(counts), blocks)]
+    return [one[0] if len(set(one)) == 1 else one for one in levels]
 
 
 def _vae(config: VaeConfig, family: str | None) -> Settings:

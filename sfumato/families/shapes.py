@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from sfumato.nn.adm import PixelConfig
 from sfumato.nn.clip import ClipConfig
@@ -18,7 +19,7 @@ from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.t5 import T5Config
 from sfumato.nn.tiny import TinyConfig
-from sfumato.nn.unet import Look, UNetConfig
+from sfumato.nn.unet import Look, UNetConfig, depths
 from sfumato.nn.vae import VaeConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,7 +41,10 @@ def unet(shapes: Shapes, layout: str) -> tuple[UNetConfig, bool]:
     middle = "middle_block.1" if original else "mid_block.attentions.0"
     vector = shapes.get("label_emb.0.0.weight" if original else "add_embedding.linear_1.weight")
     classes = shapes.get("label_emb.weight" if original else "class_embedding.weight")
-    context = shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1]
+    first_look = next(
+        (name for name in shapes if name.endswith(".transformer_blocks.0.attn2.to_k.weight")), middle
+    )
+    context = shapes[first_look][1]
     looks: list[Look] = []
     depth, only_text = [], []
     for _, look in levels:
@@ -49,21 +53,51 @@ def unet(shapes: Shapes, layout: str) -> tuple[UNetConfig, bool]:
         depth.append(max(1, layers))
         inner = shapes.get(f"{look}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
         only_text.append(bool(layers) and inner[1] != inner[0])
+    blocks = _blocks(shapes, original)
+    short = f"{middle}.norm.weight" not in shapes
     config = UNetConfig(
         inner=first[1],
         outer=last[0],
         widths=tuple(width for width, _ in levels),
-        blocks=_blocks(shapes, original),
+        blocks=blocks,
         attention=tuple(looks),
         middle="text",
+        short_middle=short,
         tokens=context,
         vector=vector[1] if vector else 0,
         classes=classes[0] if classes else 0,
         depth=tuple(depth),
-        middle_depth=count(shapes, middle + ".transformer_blocks.{}."),
+        middle_depth=1 if short else count(shapes, middle + ".transformer_blocks.{}."),
         only_text=tuple(only_text),
     )
-    return config, len(shapes[f"{middle}.proj_in.weight"]) == 2
+    downs, ups = _each(shapes, len(levels), blocks, original)
+    if downs != depths(config, ()) or ups != depths(config, (), up=True):
+        config = replace(config, downs=downs, ups=ups)
+    return config, len(shapes[first_look.split(".transformer_blocks.")[0] + ".proj_in.weight"]) == 2
+
+
+def _each(
+    shapes: Shapes, levels: int, blocks: int, original: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many layers the transformer of each stage has, 1 where there is none, on the way down and up."""
+    down = [
+        f"input_blocks.{1 + level * (blocks + 1) + block}.1"
+        if original
+        else f"down_blocks.{level}.attentions.{block}"
+        for level in range(levels)
+        for block in range(blocks)
+    ]
+    up = [
+        f"output_blocks.{level * (blocks + 1) + block}.1"
+        if original
+        else f"up_blocks.{level}.attentions.{block}"
+        for level in range(levels)
+        for block in range(blocks + 1)
+    ]
+    each = [
+        tuple(max(1, count(shapes, look + ".transformer_blocks.{}.")) for look in one) for one in (down, up)
+    ]
+    return each[0], each[1]
 
 
 def _blocks(shapes: Shapes, original: bool) -> int:

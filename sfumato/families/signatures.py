@@ -53,6 +53,16 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("unet", "original", "input_blocks.0.0.weight middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
     ("unet", "diffusers", "conv_in.weight mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
     (
+        "unet",
+        "original",
+        "input_blocks.0.0.weight middle_block.0.in_layers.2.weight label_emb.0.0.weight",
+    ),
+    (
+        "unet",
+        "diffusers",
+        "conv_in.weight mid_block.resnets.0.conv1.weight add_embedding.linear_1.weight",
+    ),
+    (
         "pixels",
         "diffusers",
         "conv_in.weight mid_block.resnets.0.time_emb_proj.weight down_blocks.0.resnets.0.conv1.weight",

@@ -35,7 +35,9 @@ class UNetConfig:
     ``pad`` is Halve's. ``clock`` is the width of the embedding that steers (0: four times the first width),
     ``mlp`` how many times wider the hidden layers of transformers are. ``depth`` counts the layers of each level's
     transformers (one each if it is empty), ``middle_depth`` those of the middle; at the levels where ``only_text``
-    is true the first attention of a layer reads the text too, in place of the picture.
+    is true the first attention of a layer reads the text too, in place of the picture. ``downs`` and ``ups`` count
+    the layers of every stage, on the way down and up, where those of a level differ; with ``short_middle`` the middle
+    is one block alone (SSD-1B, Vega: Gupta et al. 2024).
     """
 
     inner: int
@@ -61,6 +63,9 @@ class UNetConfig:
     depth: tuple[int, ...] = ()
     middle_depth: int = 1
     only_text: tuple[bool, ...] = ()
+    downs: tuple[int, ...] = ()
+    ups: tuple[int, ...] = ()
+    short_middle: bool = False
 
 
 class UNet(nn.Module):
@@ -75,8 +80,8 @@ class UNet(nn.Module):
         widths, first = config.widths, config.widths[0]
         none: Look = "none"
         attention = config.attention or (none,) * len(widths)
-        depth = config.depth or (1,) * len(widths)
         only_text = config.only_text or (False,) * len(widths)
+        downs, ups = iter(depths(config, config.downs)), iter(depths(config, config.ups, up=True))
         clock = config.clock or 4 * first
         self.clock = MLP(first, clock)
         self.vector = MLP(config.vector, clock) if config.vector else None
@@ -87,19 +92,20 @@ class UNet(nn.Module):
         skips, width = [first], first
         for level, wanted in enumerate(widths):
             for _ in range(config.blocks):
-                look = (attention[level], depth[level], only_text[level])
+                look = (attention[level], next(downs), only_text[level])
                 self.down.append(Stage(config, width, wanted, clock, *look))
                 width = wanted
                 skips.append(width)
             if level < len(widths) - 1:
                 self.down.append(Halve(width, pad=config.pad))
                 skips.append(width)
-        self.middle = Stage(config, width, width, clock, config.middle, config.middle_depth)
-        self.after = Stage(config, width, width, clock, "none")
+        middle = none if config.short_middle else config.middle
+        self.middle = Stage(config, width, width, clock, middle, config.middle_depth)
+        self.after = None if config.short_middle else Stage(config, width, width, clock, none)
         self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for _ in range(config.blocks + 1):
-                look = (attention[level], depth[level], only_text[level])
+                look = (attention[level], next(ups), only_text[level])
                 self.up.append(Stage(config, width + skips.pop(), widths[level], clock, *look))
                 width = widths[level]
             if level:
@@ -155,7 +161,8 @@ class UNet(nn.Module):
             h = layer(h, steer, tokens, mask, told) if isinstance(layer, Stage) else layer(h, wrap)
             skips.append(h)
         h = self.middle(h, steer, tokens, mask, told)
-        h = self.after(h, steer, tokens, mask, told)
+        if self.after is not None:
+            h = self.after(h, steer, tokens, mask, told)
         for layer in self.up:
             if isinstance(layer, Stage):
                 h = layer(torch.cat((h, skips.pop()), dim=1), steer, tokens, mask, told)
@@ -165,6 +172,13 @@ class UNet(nn.Module):
         h = self.norm(h)
         out: Tensor = self.leave(h) if wrap is None else around(self.leave, h, wrap)
         return out
+
+
+def depths(config: UNetConfig, listed: tuple[int, ...], *, up: bool = False) -> tuple[int, ...]:
+    """How many layers each stage's transformer has, on the way down or ``up``: as ``listed``, or each level's."""
+    depth = config.depth or (1,) * len(config.widths)
+    levels = tuple(reversed(depth)) if up else depth
+    return listed or tuple(count for count in levels for _ in range(config.blocks + up))
 
 
 class Stage(nn.Module):

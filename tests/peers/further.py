@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from tests.peers.pipelines import NETWORKS, Case, in_float64, redraw, saved, t5, t5_tokenizer, vae
+from tests.peers.pipelines import NETWORKS, Case, in_float64, redraw, saved, sdxl, t5, t5_tokenizer, vae
 
 PATCHES: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -93,6 +93,50 @@ def wide_places(net: nn.Module) -> None:
     wide.forward = forward
 
 
+SHORT: dict[str, Any] = {
+    "block_out_channels": (64, 64, 128),
+    "attention_head_dim": (1, 1, 2),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+}
+
+
+def aura() -> Any:
+    """AuraFlow, which is not native."""
+    return diffusers.AuraFlowPipeline(
+        transformer=diffusers.AuraFlowTransformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=4,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=32,
+            out_channels=4,
+            pos_embed_max_size=256,
+        ),
+        vae=vae(0.13025),
+        text_encoder=t5(48),
+        tokenizer=t5_tokenizer(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "SSD-1B": {
+        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    },
+    "Vega": {
+        "transformer_layers_per_block": [1, [1, 1], [2, 2]],
+        "reverse_transformer_layers_per_block": [[2, 2, 2], [1, 1, 1], 1],
+    },
+}
+"""How many layers the published networks have."""
+
 FURTHER: dict[str, Callable[[], Any]] = {
     "pixart alpha": lambda: pixart(diffusers.PixArtAlphaPipeline, 0.18215, 16),
     "pixart alpha 1024": lambda: pixart(diffusers.PixArtAlphaPipeline, 0.18215, 128),
@@ -100,6 +144,16 @@ FURTHER: dict[str, Callable[[], Any]] = {
         diffusers.PixArtSigmaPipeline, 0.13025, 128, use_additional_conditions=False, interpolation_scale=2
     ),
     "dit": dit,
+    "aura": aura,
+    "ssd": lambda: sdxl(
+        **SHORT,
+        transformer_layers_per_block=[1, [1, 1], [1, 2]],
+        reverse_transformer_layers_per_block=[[1, 1, 3], [2, 1, 1], 1],
+    ),
+    "vega": lambda: sdxl(
+        **SHORT,
+        transformer_layers_per_block=[1, 1, 2],
+    ),
 }
 """Pipelines by the names of the models that they are small versions of."""
 
@@ -117,7 +171,7 @@ def further(name: str, folder: Path) -> Case:
     if name == "dit":  # the published folder has the names, which save_pretrained leaves out
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
-    if hasattr(pipe, "transformer") and hasattr(pipe.transformer, "pos_embed"):
+    if hasattr(pipe, "transformer") and name != "aura":
         wide_places(pipe.transformer)
     return case
 

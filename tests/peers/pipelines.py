@@ -68,7 +68,9 @@ def redraw(module: nn.Module, seed: int = 1) -> None:
         if name == "weight"
     }
     kept = module.state_dict().keys()  # tables that are computed are no weights
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
+    for name, tensor in sorted(
+        [*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]
+    ):
         if name not in kept or not tensor.is_floating_point():
             continue
         draw = torch.randn(tensor.shape, generator=draws)
@@ -91,7 +93,7 @@ def in_float64(module: nn.Module) -> nn.Module:
     def clock(self: Any, times: Tensor) -> Tensor:
         half = self.num_channels // 2
         rates = 10000 ** (torch.arange(half, dtype=torch.float64) / -(half - self.downscale_freq_shift))
-        angles = times.double()[:, None] * rates
+        angles = self.scale * times.double()[:, None] * rates
         pair = (angles.cos(), angles.sin()) if self.flip_sin_to_cos else (angles.sin(), angles.cos())
         return torch.cat(pair, -1)
 
@@ -239,7 +241,7 @@ def sd2(predicts: str = "v_prediction", **more: Any) -> Any:
     )
 
 
-def sdxl(scheduler: Any = None, zeros: bool = True, **more: Any) -> Any:
+def sdxl(scheduler: Any = None, zeros: bool = True, latents: Any = None, **more: Any) -> Any:
     """Stable Diffusion XL: two text encoders, pooled text and sizes as a vector."""
     return diffusers.StableDiffusionXLPipeline(
         unet=unet(
@@ -253,7 +255,7 @@ def sdxl(scheduler: Any = None, zeros: bool = True, **more: Any) -> Any:
                 **more,
             }
         ),
-        vae=vae(0.13025),
+        vae=latents or vae(0.13025),
         text_encoder=clip(64, 3, quick=True),
         text_encoder_2=clip(128, 3, quick=False, projection=48),
         tokenizer=clip_tokenizer("<|endoftext|>"),
@@ -484,6 +486,12 @@ def cosxl() -> Any:
     )
 
 
+def playground() -> Any:
+    """Playground 2.5: EDM's preconditioned process over latents with a mean and a deviation for each channel."""
+    latents = vae(0.5, latents_mean=[-1.6, 1.9, -1.4, 2.5], latents_std=[8.5, 5.9, 6.5, 5.2])
+    return sdxl(diffusers.EDMDPMSolverMultistepScheduler(), latents=latents)
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "sd1": sd1,
     "sd2 v": sd2,
@@ -492,6 +500,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "sdxl no zeros": lambda: sdxl(zeros=False),
     "sdxl ztsnr": ztsnr,
     "cosxl": cosxl,
+    "playground": playground,
     "refiner": refiner,
     "inpaint": lambda: sd1(in_channels=9),
     "instruct": lambda: sd1(in_channels=8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sfumato.nn.unet import UNetConfig
+from sfumato.nn.unet import UNetConfig, depths
 from sfumato.weights.keys import KeyTable
 
 Triple = tuple[str, str, str]
@@ -53,30 +53,34 @@ def _rows(config: UNetConfig, ends: str) -> Iterator[Triple]:
         yield "label", "label_emb", "class_embedding"
     levels = len(config.widths)
     attention = config.attention or ("none",) * levels
-    depth = config.depth or (1,) * levels
+    downs, ups = iter(depths(config, config.downs)), iter(depths(config, config.ups, up=True))
     at = 0
     for level in range(levels):
         for block in range(config.blocks):
             their = f"down_blocks.{level}"
             yield from _block(f"down.{at}", f"input_blocks.{at + 1}.0", f"{their}.resnets.{block}")
+            layers = next(downs)
             if attention[level] != "none":
                 here = (f"down.{at}.look", f"input_blocks.{at + 1}.1", f"{their}.attentions.{block}")
-                yield from _look(here, depth[level], ends)
+                yield from _look(here, layers, ends)
             at += 1
         if level < levels - 1:
             yield f"down.{at}.conv", f"input_blocks.{at + 1}.0.op", f"down_blocks.{level}.downsamplers.0.conv"
             at += 1
     yield from _block("middle", "middle_block.0", "mid_block.resnets.0")
-    yield from _look(("middle.look", "middle_block.1", "mid_block.attentions.0"), config.middle_depth, ends)
-    yield from _block("after", "middle_block.2", "mid_block.resnets.1")
+    if not config.short_middle:
+        here = ("middle.look", "middle_block.1", "mid_block.attentions.0")
+        yield from _look(here, config.middle_depth, ends)
+        yield from _block("after", "middle_block.2", "mid_block.resnets.1")
     at = number = 0
     for level in reversed(range(levels)):
         their = f"up_blocks.{levels - 1 - level}"
         for block in range(config.blocks + 1):
             yield from _block(f"up.{at}", f"output_blocks.{number}.0", f"{their}.resnets.{block}")
+            layers = next(ups)
             if attention[level] != "none":
                 here = (f"up.{at}.look", f"output_blocks.{number}.1", f"{their}.attentions.{block}")
-                yield from _look(here, depth[level], ends)
+                yield from _look(here, layers, ends)
             at, number = at + 1, number + 1
         if level:
             place = 1 if attention[level] == "none" else 2

@@ -1,0 +1,135 @@
+"""What families there are: the native ones by name, and the classes of the installed diffusers that can be wrapped.
+
+Light to import, torch and diffusers are not loaded: the latter's classes are read from its text.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+
+FOLDERS, BOTH = "diffusers folders", "diffusers folders, files in the authors' layout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A family: its name (of a wrapped one the class of its denoiser), title, layouts, and where it comes from."""
+
+    name: str
+    title: str
+    native: bool
+    layouts: str
+    source: str
+
+
+NATIVE = (
+    Listed(name="sd1", title="Stable Diffusion 1", native=True, layouts=BOTH, source="Rombach et al. 2022"),
+    Listed(name="sd2", title="Stable Diffusion 2", native=True, layouts=BOTH, source="Rombach et al. 2022"),
+    Listed(
+        name="x4",
+        title="x4 upscaler of Stable Diffusion",
+        native=True,
+        layouts=BOTH,
+        source="Rombach et al. 2022",
+    ),
+    Listed(
+        name="sdxl",
+        title="Stable Diffusion XL, its refiner, SSD-1B, Vega",
+        native=True,
+        layouts=BOTH,
+        source="Podell et al. 2023; Gupta et al. 2024",
+    ),
+    Listed(
+        name="sd3", title="Stable Diffusion 3 and 3.5", native=True, layouts=BOTH, source="Esser et al. 2024"
+    ),
+    Listed(
+        name="flux",
+        title="FLUX.1 dev, schnell, Fill, Control, Kontext",
+        native=True,
+        layouts=BOTH,
+        source="Black Forest Labs 2024",
+    ),
+    Listed(
+        name="pixart",
+        title="PixArt-alpha and PixArt-Sigma",
+        native=True,
+        layouts=BOTH,
+        source="Chen et al. 2023; Chen et al. 2024",
+    ),
+    Listed(name="dit", title="DiT, by class", native=True, layouts=BOTH, source="Peebles & Xie 2023"),
+    Listed(
+        name="pixels",
+        title="U-Nets on pixels, by class or of nothing in particular (DDPM, ADM)",
+        native=True,
+        layouts=FOLDERS,
+        source="Ho et al. 2020; Dhariwal & Nichol 2021",
+    ),
+)
+"""The native families."""
+
+TAKEN = (
+    *("self", "sample", "hidden_states", "timestep", "timesteps", "encoder_hidden_states"),
+    *("encoder_attention_mask", "pooled_projections", "class_labels"),
+)
+"""The parameters of a network's forward that can be given; others must have a default."""
+TIMES = {"AuraFlowTransformer2DModel": 0.001, "SD3Transformer2DModel": 1.0}
+"""Denoisers of rectified flows whose way of being called is known, and what they are told of 1000 sigma."""
+NATIVE_CLASSES = (
+    *("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel"),
+    *("UNet2DConditionModel", "UNet2DModel", "Transformer2DModel"),
+)
+"""diffusers' classes whose networks are native."""
+
+
+def installed() -> str | None:
+    """The version of the installed diffusers, None if there is none."""
+    try:
+        return metadata.version("diffusers")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def wrappable() -> tuple[Listed, ...]:
+    """What the installed diffusers brings: rectified flows that are known, and what predicts on a discrete schedule."""
+    spec = util.find_spec("diffusers") if installed() else None
+    if spec is None or spec.origin is None:
+        return ()
+    models = Path(spec.origin).parent / "models"
+    found = {name for path in sorted((models / "transformers").glob("*.py")) for name in _denoisers(path)}
+    rows = [
+        (name, name.removesuffix("Transformer2DModel"))
+        for name in sorted(found & TIMES.keys() - {*NATIVE_CLASSES})
+    ]
+    rows.append(("*", "other U-Nets and transformers of pictures on a discrete schedule"))
+    return tuple(
+        Listed(name=name, title=title, native=False, layouts=FOLDERS, source=f"diffusers {installed()}")
+        for name, title in rows
+    )
+
+
+def _denoisers(path: Path) -> Iterator[str]:
+    """The classes of transformers for pictures in a module, whose forward needs nothing that is not given."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Transformer2DModel"):
+            for own in node.body:
+                if isinstance(own, ast.FunctionDef) and own.name == "forward" and not _needs(own.args):
+                    yield node.name
+
+
+def _needs(arguments: ast.arguments) -> list[str]:
+    """The parameters without a default that are not known how to give."""
+    names = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
+    bare = names[: len(names) - len(arguments.defaults)]
+    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    bare += [one.arg for one, default in pairs if default is None]
+    return [name for name in bare if name not in TAKEN]
+
+
+def families() -> tuple[Listed, ...]:
+    """All of them, the native ones first."""
+    return NATIVE + wrappable()

@@ -1,0 +1,153 @@
+"""Folders of families that are not native: diffusers' networks in our hands make what its pipelines make."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from sfumato.cli.families import families
+from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
+from sfumato.families import listing
+from sfumato.families.published import FAMILIES
+from sfumato.families.wrapped import is_for, load_wrapped, wrapped
+from sfumato.nn.wrapped import called
+from sfumato.tasks.text2image import Text2Image
+from sfumato.tasks.unconditional import Unconditional
+from tests.families.test_published import far, walked
+from tests.peers.further import SQUARE, further
+from tests.peers.pipelines import PIPELINES, Case, Wide, in_float64, peer, redraw, wide_tables
+
+F64, F32 = torch.float64, torch.float32
+ODD = {
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+    "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+    "mid_block_scale_factor": 1.41421356237,
+}
+
+
+@pytest.fixture(scope="module")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The case of a name, built once for all tests of a module."""
+    folder = tmp_path_factory.mktemp("wrapped")
+    name = request.param
+    return Case(name, peer(PIPELINES[name], folder)) if name in PIPELINES else further(name, folder)
+
+
+@pytest.mark.parametrize("case", ["sd1", "sd3", "pixart sigma"], indirect=True)
+def test_a_wrapped_pipeline_makes_what_the_native_model_makes(case: Case) -> None:
+    """The native ones are held to the pipelines elsewhere, so this holds the seam to them too."""
+    assert not is_for(case.peer.folder)
+    task = Text2Image(
+        prompt="A red cat at NIGHT", negative="dog", steps=3, seed=3, size="64x80", guidance=4.0
+    )
+    native, ours = case.model(F64), wrapped(case.pipe, case.peer.folder)
+    assert far(walked(ours, task)[0], walked(native, task)[0]) < 1e-6
+    for name in ("sampler", "grid", "final", "unit_start"):
+        assert getattr(ours.defaults, name) == getattr(native.defaults, name), name
+    assert "not native" in ours.notes("a")[0]
+
+
+@pytest.mark.parametrize("case", ["aura"], indirect=True)
+def test_a_family_that_is_not_native_walks_as_its_pipeline(case: Case) -> None:
+    assert is_for(case.peer.folder)
+    noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad(), wide_tables(case.pipe):
+        expected = case.pipe(
+            "a red cat",
+            negative_prompt="dog",
+            height=64,
+            width=64,
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            latents=noise,
+            output_type="latent",
+        ).images
+    task = Text2Image(prompt="a red cat", negative="dog", steps=3, seed=3, size="64x64", guidance=4.0)
+    for model, most in ((wrapped(case.pipe, case.peer.folder), 1e-5), (load_wrapped(case.peer.folder), 1e-4)):
+        assert (model.name, model.defaults.guidance, model.defaults.multiple) == ("AuraFlow", 3.5, 4)
+        assert far(walked(model, task)[0], expected) < most
+
+
+def odd_folder(folder: Path) -> nn.Module:
+    """A U-Net of kinds of blocks that are not native, saved, then in float64."""
+    net = diffusers.UNet2DModel(**{**SQUARE, **ODD})
+    redraw(net, seed=3)
+    pipe = diffusers.DDPMPipeline(unet=net.eval(), scheduler=diffusers.DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(folder)
+    return in_float64(net)
+
+
+def test_a_u_net_that_is_not_native_walks_as_its_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = odd_folder(tmp_path)
+    assert is_for(tmp_path)
+    draws = torch.Generator().manual_seed(3)
+
+    def drawn(shape: Any, **_: Any) -> Tensor:
+        return torch.randn(tuple(shape), generator=draws).double()
+
+    for owner in (diffusers.DDPMPipeline, diffusers.DDPMScheduler):
+        monkeypatch.setattr(f"{owner.__module__}.randn_tensor", drawn)
+    monkeypatch.setattr(f"{diffusers.DDPMScheduler.__module__}.torch", Wide())
+    pipe = diffusers.DDPMPipeline(unet=net, scheduler=diffusers.DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        pictures = pipe(num_inference_steps=4, output_type="pt").images
+    monkeypatch.undo()
+    exact = wrapped(pipe, tmp_path)
+    for model, most in ((exact, 1e-5), (load_wrapped(tmp_path), 1e-4)):
+        _, pixels = walked(model, Unconditional(steps=4, seed=3))  # type: ignore[arg-type]
+        assert far(pixels / 2 + 0.5, pictures) < most
+    with pytest.raises(InvalidRequest, match="use the task 'unconditional'"):
+        walked(exact, Text2Image(prompt="a cat", steps=2))
+
+
+def test_what_cannot_be_wrapped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(hidden_states: Tensor, timestep: Tensor, img_ids: Tensor) -> None: ...
+
+    with pytest.raises(ValueError, match="needs img_ids"):
+        called(forward)
+    with pytest.raises(ValueError, match="needs no latent"):
+        called(lambda timestep=None: None)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({"transformer": ["diffusers", "NoSuchTransformer"]}), "utf-8")
+    assert is_for(tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"NoSuchTransformer, which the installed diffusers .* does not have"
+    ):
+        load_wrapped(tmp_path)
+    index.write_text(json.dumps({"transformer": ["diffusers", "SanaTransformer2DModel"]}), "utf-8")
+    with pytest.raises(WeightsError, match="diffusers cannot open"):
+        load_wrapped(tmp_path)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(MissingExtra, match=r"sfumato\[diffusers\]"):
+        load_wrapped(tmp_path)
+
+
+def test_every_native_family_is_listed_and_none_else() -> None:
+    assert {row.name for row in listing.NATIVE} == {family.name for family in FAMILIES} - {"flux-kontext"}
+    assert [row.name for row in listing.wrappable()] == ["AuraFlowTransformer2DModel", "*"]
+
+
+def test_the_command_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = CliRunner().invoke(families, ["--json"])
+    rows = {row["name"]: row for row in json.loads(out.output)}
+    assert rows["pixart"]["native"]
+    assert not rows["AuraFlowTransformer2DModel"]["native"]
+    assert rows["AuraFlowTransformer2DModel"]["source"].startswith("diffusers ")
+    monkeypatch.setattr(listing, "installed", lambda: None)
+    listing.wrappable.cache_clear()
+    plain = CliRunner().invoke(families, []).output
+    assert "sfumato[diffusers]" in plain
+    assert "AuraFlow" not in plain
+    listing.wrappable.cache_clear()
