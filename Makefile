@@ -1,6 +1,7 @@
 # For a machine with Python 3.11 or newer, pip and make; nothing else is needed.
 #   make picture    install sfumato into ./.venv and make some pictures with it
 #   make fullsize   published networks in full size beside the reference (an hour, 20 GB of memory, 40 GB of disk)
+#   make matrix     every task with every sampler and guide on every family, tiny weights (hours)
 #   make test       install the tests' packages as well, check style and types, and run the tests
 # Everything goes into ./.venv and ./pictures. What is installed is not installed again until pyproject.toml or
 # constraints.txt change. Another interpreter: make picture PYTHON=python3.12
@@ -17,7 +18,7 @@ CPU    := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help picture test lint fullsize clean
+.PHONY: help picture test lint fullsize matrix clean
 
 help: ## Say what there is
 	@echo "sfumato: make TARGET, where TARGET is"
@@ -51,6 +52,9 @@ lint: $(VENV)/dev.stamp ## Check style (ruff) and types (mypy --strict)
 
 fullsize: $(VENV)/dev.stamp ## Published networks in full size beside the reference (an hour, 20 GB of memory)
 	@$(BIN)/python -m benchmarks.fullsize
+
+matrix: $(VENV)/dev.stamp ## Every task, sampler and guide on every family with tiny weights (hours)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.tasks.families_matrix
 
 clean: ## Remove ./.venv, caches and what was built (not ./pictures)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
