@@ -5,15 +5,19 @@ As UNet, with self-attention alone; sides may be halved and doubled inside of re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import SpatialAttention
 from sfumato.nn.embed import MLP, sinusoid
-from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock
+from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock, Wrap
+from sfumato.nn.told import Told, around, told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +62,31 @@ class Resample(ResBlock):
     ) -> None:
         """Build a block of ``width`` channels."""
         super().__init__(width, width, clock=clock, groups=groups, eps=eps, scale_shift=scale_shift)
-        self.double = double
+        self.doubles = double
 
     def resized(self, x: Tensor) -> Tensor:
         """``x`` with sides halved by means of four, or doubled by nearest neighbours."""
-        return F.interpolate(x, scale_factor=2.0) if self.double else F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0) if self.doubles else F.avg_pool2d(x, 2)
 
-    def forward(self, x: Tensor, clock: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, clock: Tensor | None = None, wrap: Wrap = None) -> Tensor:
         """Map ``x`` (B, width, H, W); ``clock`` (B, clock) is already through SiLU."""
         assert self.clock is not None
         assert clock is not None
-        h = self.conv1(self.resized(self.norm1(x)))
+        h = self.resized(self.norm1(x))
+        h = self.conv1(h) if wrap is None else around(self.conv1, h, wrap)
         if self.scale_shift:
             scale, shift = self.clock(clock).chunk(2, dim=1)
             h = self.norm2(h, scale, shift)
         else:
             h = self.norm2(h + self.clock(clock)[:, :, None, None])
-        out: Tensor = self.resized(x) + self.conv2(h)
+        out: Tensor = self.resized(x) + (self.conv2(h) if wrap is None else around(self.conv2, h, wrap))
         return out
 
 
 class PixelUNet(nn.Module):
-    """A U-Net built from a PixelConfig."""
+    """A U-Net built from a PixelConfig; ``wraps`` says that its convolutions can go on from the other edge."""
+
+    wraps = True
 
     def __init__(self, config: PixelConfig) -> None:
         """Build the network of ``config`` with random weights."""
@@ -128,12 +135,18 @@ class PixelUNet(nn.Module):
                 self.up.append(Resample(width, double=True, **usual) if inside else Double(width))  # type: ignore[arg-type]
         self.norm = GroupNormSiLU(config.groups, width, config.eps)
         self.leave = nn.Conv2d(width, config.outer, 3, padding=1)
+        parts = (("down", [*self.down]), ("middle", [self.middle, self.after]), ("up", [*self.up]))
+        self.attention_layers = tuple(
+            name for name, part in parts for one in part if isinstance(one, nn.ModuleDict) and "look" in one
+        )
 
-    def forward(self, x: Tensor, clock: Tensor, *, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, clock: Tensor, *, label: Tensor | None = None, manner: Manner | None = None
+    ) -> Tensor:
         """The output (B, outer, H, W) for ``x`` (B, inner, H, W) at ``clock`` (B,), an index of the schedule.
 
         ``label`` (B,) int is the class, where the network reads one: ValueError without it. Sides are multiples of
-        2 to the power of how often they are halved.
+        2 to the power of how often they are halved. ``manner`` is Cond's.
         """
         config = self.config
         steer = self.clock(
@@ -144,26 +157,36 @@ class PixelUNet(nn.Module):
                 raise ValueError("this network reads a class: give it a label")
             steer = steer + self.label(label)
         steer = F.silu(steer)
-        h = self.enter(x)
+        told, numbers = told_of(manner, None, None), count()
+        wrap = None if told is None else told.wrap
+        h = self.enter(x) if wrap is None else around(self.enter, x, wrap)
         skips = [h]
         for layer in self.down:
-            h = passed(layer, h, steer)
+            h = passed(layer, h, steer, told, numbers)
             skips.append(h)
-        h = passed(self.after, passed(self.middle, h, steer), steer)
+        for layer in (self.middle, self.after):
+            h = passed(layer, h, steer, told, numbers)
         for layer in self.up:
-            h = passed(
-                layer, torch.cat((h, skips.pop()), dim=1) if isinstance(layer, nn.ModuleDict) else h, steer
-            )
-        out: Tensor = self.leave(self.norm(h))
+            h = torch.cat((h, skips.pop()), dim=1) if isinstance(layer, nn.ModuleDict) else h
+            h = passed(layer, h, steer, told, numbers)
+        h = self.norm(h)
+        out: Tensor = self.leave(h) if wrap is None else around(self.leave, h, wrap)
         return out
 
 
-def passed(layer: nn.Module, x: Tensor, steer: Tensor) -> Tensor:
-    """``x`` through a stage (a block, and attention where there is one) or through what changes its sides."""
+def passed(layer: nn.Module, x: Tensor, steer: Tensor, told: Told | None, numbers: Iterator[int]) -> Tensor:
+    """``x`` through a stage (a block, and attention where there is one) or through what changes its sides.
+
+    ``told`` is what is not as usual; ``numbers`` count the attention layers.
+    """
+    wrap = None if told is None else told.wrap
     if isinstance(layer, nn.ModuleDict):
-        x = layer["block"](x, steer)
+        x = layer["block"](x, steer, wrap)
         if "look" in layer:
-            x = layer["look"](x)
+            number = next(numbers)
+            x = layer["look"](x, None if told is None else told.at(number, (x.shape[-2], x.shape[-1])))
         return x
-    out: Tensor = layer(x, steer) if isinstance(layer, Resample) else layer(x)
+    if isinstance(layer, Resample):
+        return layer(x, steer, wrap)  # type: ignore[no-any-return]
+    out: Tensor = layer(x, wrap=wrap)
     return out

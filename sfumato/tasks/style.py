@@ -74,7 +74,7 @@ class Style(Sized, Prompted):
                 f"the model {model.name!r} has no attention layers for two pictures to share: use image2image or "
                 "resample, which need none"
             )
-        share_in = chosen(names, parse(f"style(layers={self.layers})", "layers")[1].get("layers", "all"))  # type: ignore[arg-type]
+        share_in = chosen(names, parse(f"style(layers={self.layers})", "layers")[1].get("layers", "all"))
         if to.split:
             return await one_by_one(self, model)
         canvas = canvas_for(width, height, model.defaults)
