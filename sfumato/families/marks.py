@@ -13,7 +13,8 @@ from sfumato.weights.source import Source
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 """What diffusers' settings call predictions, and their names here."""
 EDM_MARKS = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
-UNREAD_MARKS = ("edm_mean", "edm_std")
+NORMAL_MARKS = ("edm_mean", "edm_std")
+"""Mean and deviation of each channel of the latent in files whose network is preconditioned (Playground 2.5)."""
 BY_SETTINGS = "scheduler_config.json"
 
 V_BIAS = {
@@ -41,13 +42,15 @@ def prediction_of(
     """
     told = settings.get("prediction_type")
     if told and usual != "flow":
+        if told == "epsilon" and str(settings.get("_class_name", "")).startswith("EDM"):
+            return "edm", BY_SETTINGS  # which is what these schedulers mean by it
         return PREDICTIONS.get(str(told), str(told)), BY_SETTINGS
     if "v_pred" in names:
         more = " and ztsnr: the noisiest level is pure noise" if "ztsnr" in names else ""
         return "v", f"marker v_pred{more}"
     if EDM_MARKS[1] in names:
         return "v", f"marker {EDM_MARKS[1]}: levels as Karras et al. 2022 set them"
-    if UNREAD_MARKS[0] in names:
+    if NORMAL_MARKS[0] in names:
         return "edm", "markers edm_mean and edm_std: preconditioned as Karras et al. 2022 do"
     bias = V_BIAS.get(layout, "")
     if family == "sd2" and bias in denoiser.entries:

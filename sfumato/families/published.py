@@ -24,7 +24,7 @@ from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.marks import BY_SETTINGS
 from sfumato.families.split import check_parts, stored, words_of
-from sfumato.families.told import Process, predicted, process_of
+from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
 from sfumato.model import Conditioner, Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
@@ -116,7 +116,11 @@ def load_checkpoint(
         learned_range=_outer(parts["denoiser"]) == 2 * kind.latent,
         clip=asked.clip,
     )
-    codec = codec_of(parts["vae"], nets["vae"], kind) if "vae" in parts else pixels.codec_of(parts)
+    codec = (
+        codec_of(parts["vae"], nets["vae"], kind, normal_of(checkpoint))
+        if "vae" in parts
+        else pixels.codec_of(parts)
+    )
     zeros = bool(checkpoint.source.config.get("force_zeros_for_empty_prompt", True))
     labels = sincos.labels_of(checkpoint.source.config)
     kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros, labels=labels)
@@ -142,10 +146,12 @@ def load_checkpoint(
     )
 
 
-def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
+def codec_of(part: Part, network: Any, family: Family | None = None, normal: Normal | None = None) -> Latent:
     """The codec of a loaded autoencoder, with the scale that its settings tell, or else the ``family``'s.
 
-    A latent z becomes ``(z - shift) scale``. WeightsError where neither tells: the files of an autoencoder do not.
+    A latent z becomes ``(z - shift) scale``, or ``(z - mean) scale / deviation`` where the settings tell both for each
+    channel, or ``normal`` does: what a single file's marks say. WeightsError where neither tells the scale: the files
+    of an autoencoder do not.
     """
     told = part.source.config
     if part.kind == "tiny":
@@ -158,15 +164,16 @@ def codec_of(part: Part, network: Any, family: Family | None = None) -> Latent:
         )
     else:
         shift, scale = 0.0, 1.0
-    if any(told.get(name) is not None for name in ("latents_mean", "latents_std")):
-        raise WeightsError(
-            f"the autoencoder {part.source.path} has a mean and a deviation for each channel (latents_mean), which are "
-            "not followed yet"
-        )
     scale = float(told.get("scaling_factor") or scale)  # type: ignore[arg-type]
     shift = float(told.get("shift_factor") or (0.0 if "scaling_factor" in told else shift))  # type: ignore[arg-type]
-    mean, std = (torch.tensor([value], dtype=torch.float64) for value in (shift, 1 / scale))
-    return Latent(network, mean, std)
+    mean, std = (torch.tensor([value], dtype=torch.float64) for value in (shift, 1.0))
+    if normal is not None:
+        mean, std, scale = normal
+    elif told.get("latents_mean") is not None and told.get("latents_std") is not None:
+        mean, std = (
+            torch.tensor(told[name], dtype=torch.float64) for name in ("latents_mean", "latents_std")
+        )
+    return Latent(network, mean, std / scale)
 
 
 def _completed(part: Part, place: str, kind: Family) -> Part:

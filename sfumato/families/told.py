@@ -19,7 +19,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family
 from sfumato.families.flows import shifted_twice
-from sfumato.families.marks import BY_SETTINGS, EDM_MARKS, PREDICTIONS, UNREAD_MARKS, prediction_of
+from sfumato.families.marks import BY_SETTINGS, EDM_MARKS, NORMAL_MARKS, PREDICTIONS, prediction_of
 from sfumato.model import Defaults
 from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow, Schedule, shift_for
@@ -27,6 +27,7 @@ from sfumato.process.table import Table, linear, scaled_linear, squared_cosine, 
 
 Told = Mapping[str, Any]
 ScheduleOf = Callable[[tuple[int, ...]], Schedule]
+Normal = tuple[Tensor, Tensor, float]
 
 SAMPLERS = {
     "PNDMScheduler": "pndm",
@@ -42,6 +43,7 @@ SAMPLERS = {
     "LCMScheduler": "lcm",
     "TCDScheduler": "tcd",
     "EDMEulerScheduler": "euler",
+    "EDMDPMSolverMultistepScheduler": "dpmpp_2m",
     "FlowMatchEulerDiscreteScheduler": "euler",
 }
 """diffusers' schedulers, and the samplers here that make their steps."""
@@ -63,6 +65,10 @@ DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMulti
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
 
 
+EDM_DATA = {"v": 1.0, "edm": 0.5}
+"""What networks of EDM's process predict, and the deviation of the data that they were made for."""
+EDM_RANGE = (0.002, 80.0)
+"""The least and the greatest sigma of Playground 2.5."""
 EDM_LEVELS = (0.002, 120.0)
 """The least and the greatest sigma of CosXL, where a file marks but one."""
 
@@ -94,7 +100,7 @@ def predicted(family: Family, checkpoint: Checkpoint) -> tuple[str, str]:
     net, settings = checkpoint.parts["denoiser"], checkpoint.configs.get("scheduler", {})
     names = checkpoint.source.entries
     found, why = prediction_of(family.name, family.predicts, settings, names, net.source, net.layout)
-    if why == BY_SETTINGS and found not in PREDICTIONS.values():
+    if why == BY_SETTINGS and found not in (*PREDICTIONS.values(), "edm"):
         raise WeightsError(
             f"the scheduler of {checkpoint.source.path} says prediction_type = {found!r}, which is not known; "
             f"known: {', '.join(PREDICTIONS)}"
@@ -134,14 +140,24 @@ def followed(plain: Process, told: Told, path: str, *, flow: bool) -> Process:
     return _told_table(plain, told, named, path)
 
 
+def normal_of(checkpoint: Checkpoint) -> Normal | None:
+    """Mean and deviation of each channel of the latent, and its scale, as a single file's marks say; None without."""
+    source = checkpoint.source
+    if source.parts or any(name not in source.entries for name in NORMAL_MARKS):
+        return None
+    mean, std = (source.read(name, torch.float64).flatten() for name in NORMAL_MARKS)
+    return mean, std, EDM_DATA["edm"]
+
+
 def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
     """``plain`` as the markers of a single file change it."""
     entries, path = checkpoint.source.entries, checkpoint.source.path
-    if found := [name for name in UNREAD_MARKS if name in entries]:
-        raise WeightsError(
-            f"{path} is marked {found[0]} (EDM's process over normalised latents, as Playground 2.5), which is not "
-            "followed yet; sampled as an ordinary model it would make nothing of worth"
-        )
+    if found := [name for name in NORMAL_MARKS if name in entries]:
+        if len(found) < len(NORMAL_MARKS):
+            raise WeightsError(
+                f"{path} is marked {found[0]} alone; {' and '.join(NORMAL_MARKS)} belong together"
+            )
+        return _edm(plain, *EDM_RANGE, "karras", "dpmpp_2m")
     if EDM_MARKS[1] in entries:
         low, high = (
             float(checkpoint.source.read(name)) if name in entries else usual
@@ -155,33 +171,48 @@ def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
 
 
 def _edm(plain: Process, low: float, high: float, grid: str, sampler: str) -> Process:
-    """EDM's process with v-prediction: x = x0 + sigma eps; the network sees x / hypot(sigma, 1) and log(sigma) / 4."""
-    if plain.predicts != "v":
+    """EDM's process: x = x0 + sigma eps; the network sees x / hypot(sigma, d) and log(sigma) / 4 (Karras et al. 2022).
+
+    Networks that predict v are those of data of deviation d = 1 (CosXL); preconditioned ones have d = 0.5
+    (Playground 2.5, whose authors guide it by 3).
+    """
+    if plain.predicts not in EDM_DATA:
         raise WeightsError(
-            f"networks of EDM's process are followed here where they predict v, not {plain.predicts}: this one would "
-            "be sampled wrongly"
+            f"networks of EDM's process are followed here where they predict {' or '.join(EDM_DATA)}, not "
+            f"{plain.predicts}: this one would be sampled wrongly"
         )
-    return replace(
-        plain,
-        schedule=Exploding(low, high),
-        clock="log_sigma",
-        scale=lambda at: (
-            1 / torch.hypot(torch.as_tensor(at.sigma), torch.ones_like(torch.as_tensor(at.sigma)))
-        ),
-        defaults=replace(plain.defaults, grid=grid, sampler=sampler, final="zero", unit_start=True),
+    data = EDM_DATA[plain.predicts]
+
+    def scale(at: Level) -> Tensor:
+        sigma = torch.as_tensor(at.sigma)
+        return 1 / torch.hypot(sigma, torch.full_like(sigma, data))
+
+    guidance = 3.0 if plain.predicts == "edm" else plain.defaults.guidance
+    defaults = replace(
+        plain.defaults, grid=grid, sampler=sampler, final="zero", unit_start=True, guidance=guidance
     )
+    return replace(plain, schedule=Exploding(low, high), clock="log_sigma", scale=scale, defaults=defaults)
 
 
 def _told_edm(plain: Process, told: Told, named: str, path: str) -> Process:
-    if (
-        named not in SAMPLERS
-        or told.get("sigma_data", 0.5) != 1
-        or told.get("final_sigmas_type", "zero") != "zero"
-    ):
+    data, wanted = told.get("sigma_data", 0.5), EDM_DATA.get(plain.predicts, 0.5)
+    if named not in SAMPLERS or data != wanted or told.get("final_sigmas_type", "zero") != "zero":
         raise WeightsError(
-            f"the scheduler of {path} is {named} with sigma_data = {told.get('sigma_data', 0.5)}: of EDM's process "
-            "EDMEulerScheduler with sigma_data = 1 (CosXL) is followed here, no other"
+            f"the scheduler of {path} is {named} with sigma_data = {data} for a network that predicts "
+            f"{plain.predicts}: of EDM's process v with 1 (CosXL) and edm with 0.5 (Playground 2.5) are followed here, "
+            "down to zero"
         )
+    odd = {
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "algorithm_type": "dpmsolver++",
+        "thresholding": False,
+    }
+    for name, usual in odd.items():
+        if told.get(name, usual) != usual:
+            raise WeightsError(
+                f"the scheduler of {path} says {name} = {told[name]!r}, which is not followed; {usual!r} is"
+            )
     if told.get("rho", 7.0) != 7:
         raise WeightsError(f"the scheduler of {path} says rho = {told['rho']}, which is not followed; 7 is")
     low, high = float(told.get("sigma_min", 0.002)), float(told.get("sigma_max", 80.0))

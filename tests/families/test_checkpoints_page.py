@@ -12,7 +12,7 @@ import pytest
 from sfumato.families import flows, stable
 from sfumato.families.family import BESIDE, Family
 from sfumato.families.published import FAMILIES
-from sfumato.families.told import EDM_LEVELS, by_size
+from sfumato.families.told import EDM_DATA, EDM_LEVELS, EDM_RANGE, by_size
 from sfumato.process.schedule import Flow
 from sfumato.process.table import scaled_linear, zero_snr
 
@@ -107,6 +107,10 @@ def test_rows_that_markers_choose_are_what_the_page_says() -> None:
     flat = zero_snr(scaled_linear())
     assert flat.level(999).alpha == 0 != scaled_linear().level(999).alpha
     assert tuple(numbers(edm["schedule"])[1:]) == EDM_LEVELS
+    half = next(row for name, row in rows.items() if "edm_mean" in name)
+    assert tuple(numbers(half["schedule"])[1:]) == EDM_RANGE
+    assert numbers(half["predicts"])[1] == EDM_DATA["edm"] == 0.5
+    assert numbers(table("Latents and sizes")["Playground 2.5"]["scale"]) == [EDM_DATA["edm"]]
     for row in (zero, edm):
         assert numbers(row["guidance"]) == [stable.SDXL.defaults.guidance]
         assert row["sampler, steps"] == stable.SDXL.defaults.sampler == "euler"
@@ -126,7 +130,7 @@ def test_latents_and_sizes_are_what_the_page_says(name: str) -> None:
 def test_every_row_and_every_family_of_these_tables_is_looked_at() -> None:
     marked = {name for name in table("Process") if "`" in name}
     assert table("Process").keys() - marked == PROCESS.keys()
-    assert table("Latents and sizes").keys() == LATENTS.keys() | {"tiny autoencoders (TAESD)"}
+    assert table("Latents and sizes").keys() == LATENTS.keys() | {"tiny autoencoders (TAESD)", "Playground 2.5"}
     ours: list[Family] = [family for family in FAMILIES if family.name in NAMES]
     assert {id(family) for family in ours} == {id(family) for family in PROCESS.values()}
     assert BESIDE["flux", 96].guidance == 30.0

@@ -97,14 +97,17 @@ def test_a_single_file_is_read_by_diffusers_and_makes_the_folders_pictures(
     [
         ("sdxl ztsnr", {"v_pred": 0.0, "ztsnr": 0.0}),
         ("cosxl", {"edm_vpred.sigma_max": 120.0, "edm_vpred.sigma_min": 0.002}),
+        ("playground", {"edm_mean": [-1.6, 1.9, -1.4, 2.5], "edm_std": [8.5, 5.9, 6.5, 5.2]}),
     ],
     indirect=["case"],
 )
-def test_markers_say_what_a_scheduler_says(case: Case, markers: dict[str, float], tmp_path: Path) -> None:
-    more = {name: torch.tensor([value]) for name, value in markers.items()}
+def test_markers_say_what_a_scheduler_says(case: Case, markers: dict[str, Any], tmp_path: Path) -> None:
+    more = {name: torch.tensor(value).flatten() for name, value in markers.items()}
     path = single_file("sdxl", case.peer.folder, tmp_path / "marked.safetensors", more)
     ours, folder = opened(path, case), case.model(F32)
-    assert ours.denoiser.prediction.kind == folder.denoiser.prediction.kind == "v"
+    wanted = "edm" if case.name == "playground" else "v"
+    assert ours.denoiser.prediction.kind == folder.denoiser.prediction.kind == wanted
+    assert ours.defaults.guidance == folder.defaults.guidance == (3.0 if case.name == "playground" else 5.0)
     close = 0 if case.name == "sdxl ztsnr" else 1e-5  # 0.002 is rounded in the file
     torch.testing.assert_close(latent(ours), latent(folder), rtol=close, atol=close)
 
