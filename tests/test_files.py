@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -153,14 +155,31 @@ def test_a_path_that_cannot_be_written_says_what_to_do(name: str, words: str, tm
     assert names(tmp_path / "folder") == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="no permission"):
-        write_bytes(closed / "out.bin", b"1")
-    with pytest.raises(OutputError, match="no permission"):
-        check_folder(closed)
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be nobody for a while where the user is root, who may write everywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_without_permission() -> None:
+    # Not below tmp_path, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        closed = Path(place) / "closed"
+        closed.mkdir(mode=0o555)
+        with without_rights():
+            with pytest.raises(OutputError, match="no permission"):
+                write_bytes(closed / "out.bin", b"1")
+            with pytest.raises(OutputError, match="no permission"):
+                check_folder(closed)
+        assert names(closed) == []
 
 
 def test_a_folder_is_probed_without_a_trace(tmp_path: Path) -> None:
