@@ -25,6 +25,26 @@ PAPERS: dict[str, Paper] = {
         2024,
         "2403.17377",
     ),
+    "balaji2022ediffi": Paper(
+        "Balaji, Yogesh and Nah, Seungjun and Huang, Xun and Vahdat, Arash and Song, Jiaming and Zhang, Qinsheng and "
+        "Kreis, Karsten and Aittala, Miika and Aila, Timo and Laine, Samuli and Catanzaro, Bryan and Karras, Tero and "
+        "Liu, Ming-Yu",
+        "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
+        2022,
+        "2211.01324",
+    ),
+    "brooks2023instructpix2pix": Paper(
+        "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.",
+        "InstructPix2Pix: Learning to Follow Image Editing Instructions",
+        2023,
+        "2211.09800",
+    ),
+    "lugmayr2022repaint": Paper(
+        "Lugmayr, Andreas and Danelljan, Martin and Romero, Andres and Yu, Fisher and Timofte, Radu and Van Gool, Luc",
+        "RePaint: Inpainting using Denoising Diffusion Probabilistic Models",
+        2022,
+        "2201.09865",
+    ),
     "hong2024seg": Paper(
         "Hong, Susung",
         "Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention",

@@ -27,7 +27,7 @@ from sfumato.tasks.text2image import Text2Image
 
 __all__ = ["command", "evaluations_of", "file_name", "targets"]
 
-PARENTS = ("image", "image_to", "mask")
+PARENTS = ("image", "image_to", "mask", "begin")
 """The pictures that a task may have been given, which a recipe knows by their hashes alone."""
 
 
@@ -39,6 +39,7 @@ PARENTS = ("image", "image_to", "mask")
 @click.option("--image", help="for --like: the picture that it was made from")
 @click.option("--image-to", help="for --like: the other picture that it was made from")
 @click.option("--mask", help="for --like: the mask that it was made with")
+@click.option("--begin", help="for --like: the picture that its walk began at")
 @options_of(Text2Image, skip=("prompt",))
 def command(
     prompt: str | None,
@@ -66,9 +67,9 @@ def command(
             f"--{next(iter(parents)).replace('_', '-')} goes with --like alone; to work on a picture, see "
             "sfumato edit, inpaint, vary"
         )
-    if like is not None and options:
     if like is not None and (loading["draw"] is not None or loading["wildcards"] is not None):
         raise InvalidRequest(f"{like} has the prompt that was drawn: leave out --draw and --wildcards")
+    if like is not None and options:
         raise InvalidRequest(
             f"--like follows the recipe of {like} exactly; leave out --{next(iter(options))}"
         )

@@ -34,11 +34,13 @@ _MODEL: tuple[Any, ...] = (
         help="a file with a network that the checkpoint lacks: a text encoder, the autoencoder (may be repeated)",
     ),
     click.option("--packed", is_flag=True, help="keep 8-bit and GGUF weights in memory as the file has them"),
+    click.option("--refiner", help="a checkpoint that goes on where little noise is left"),
+    click.option(
+        "--handover", type=float, help="after which part of the noise the refiner goes on (default: 0.8)"
+    ),
     click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"'),
     click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own"),
     click.option("--download", is_flag=True, help="fetch a hub repository that is not in the local cache"),
-)
-_OUTPUT: tuple[Any, ...] = (
     click.option(
         "--adapter",
         "adapters",
@@ -63,6 +65,8 @@ _OUTPUT: tuple[Any, ...] = (
     click.option(
         "--wildcards", type=click.Path(path_type=Path), help="the folder of the lists that __list__ names"
     ),
+)
+_OUTPUT: tuple[Any, ...] = (
     click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="PNG file to write."),
     click.option("--force", is_flag=True, help="replace files that exist"),
     click.option(
@@ -88,19 +92,21 @@ LOADING = (
     "tokens",
     "parts",
     "packed",
+    "refiner",
+    "handover",
     "variant",
     "allow_pickle",
     "download",
-)
-"""The options of a command that say how a model is loaded, parameters of ``api.load``, and how prompts are drawn."""
-SHOWING = ("preview", "preview_file", "preview_by")
-"""The options of a command that say where the picture is seen while it grows."""
     "adapters",
     "adapters_in",
     "embeddings_in",
     "merged",
     "draw",
     "wildcards",
+)
+"""The options of a command that say how a model is loaded, parameters of ``api.load``, and how prompts are drawn."""
+SHOWING = ("preview", "preview_file", "preview_by")
+"""The options of a command that say where the picture is seen while it grows."""
 
 
 def model_options(function: Any) -> Any:
@@ -130,27 +136,27 @@ def produce(
     """Load the model and run ``task``, the task ``name``, under a progress bar: the finished images."""
     from sfumato import api
     from sfumato.cli.render import Bar
+    from sfumato.tasks.worded import drawn
 
     beside: Path | None = showing["preview_file"]
     if beside is not None:
         check_writable(targets(beside, 1), force=True)
-    from sfumato.tasks.worded import drawn
-    loaded = api.load(model or "emoji", **loading)
-    if showing["preview_by"] is not None:
-        loaded.preview_by(showing["preview_by"])
-    total = task.evaluations(loaded.model.defaults)
     drawing = taken(loading, ("draw", "wildcards"))
     if drawing["wildcards"] is not None and drawing["draw"] is None:
         raise InvalidRequest("--wildcards goes with --draw, the seed that draws from the lists")
     if drawing["draw"] is not None:
         drawn(task, drawing["draw"], drawing["wildcards"])  # what cannot be drawn is told before loading
+    loaded = api.load(model or "emoji", **loading)
+    if showing["preview_by"] is not None:
+        loaded.preview_by(showing["preview_by"])
+    total = task.evaluations(loaded.model.defaults)
     with Bar(total, preview=showing["preview"], beside=beside, quiet=quiet) as bar:
+        if drawing["draw"] is not None:
+            return loaded.draw(task, drawing["draw"], drawing["wildcards"], bar.update)
         return loaded.run(task, bar.update)
 
 
 def deliver(
-        if drawing["draw"] is not None:
-            return loaded.draw(task, drawing["draw"], drawing["wildcards"], bar.update)
     made: Callable[[], Any], out: Path, count: int, *, force: bool, as_json: bool, notes: tuple[str, ...] = ()
 ) -> None:
     """Check the names of ``count`` pictures, make them, write them and the sheet, and say what was written."""

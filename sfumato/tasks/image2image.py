@@ -20,7 +20,7 @@ class Image2Image(Sampling, Prompted, OnPicture):
     left of the picture and other processes next to nothing.
     """
 
-    strength: Part = Field(default=0.6, description="how much may change: 0 is nothing, 1 is everything")
+    strength: Part = Field(default=0.75, description="how much may change: 0 is nothing, 1 is everything")
 
     async def __call__(self, model: Any) -> Any:
         """Encode, begin at ``alpha y + sigma n`` on the tail of the grid, walk, decode, crop."""

@@ -35,6 +35,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "class2image": {"label": "left", "count": 2},
     "unconditional": {"count": 2},
     "image2image": {"image": SMALL, "prompt": "left", "strength": 0.75, "count": 2},
+    "instruct": {"image": SMALL, "prompt": "left"},
+    "control": {"image": SMALL, "prompt": "left"},
     "inpaint": {"image": SMALL, "mask": corner(3, 4), "prompt": "left", "count": 2},
     "outpaint": {"image": picture(3, 3), "left": 1, "prompt": "left", "count": 2},
     "vary": {"prompt": "left", "amount": 0.5, "count": 2},
@@ -95,6 +97,12 @@ def kind_of(refusal: str) -> str:
     return re.sub(r"the sampler '\w+'", "the sampler", refusal)
 
 
+def letters(number: int) -> str:
+    """a to z, then aa, ab and so on."""
+    first, last = divmod(number, 26)
+    return (letters(first - 1) if first else "") + chr(97 + last)
+
+
 def matrix() -> tuple[dict[tuple[str, str, str], str], list[str]]:
     """For every cell (task, sampler, guide) the letter of its refusal, or nothing; and the refusals in order."""
     model = toy()
@@ -106,7 +114,7 @@ def matrix() -> tuple[dict[tuple[str, str, str], str], list[str]]:
                 refusal = kind_of(check(task, sampler, guide, model))
                 if refusal and refusal not in reasons:
                     reasons.append(refusal)
-                cells[task, sampler, guide] = chr(97 + reasons.index(refusal)) if refusal else ""
+                cells[task, sampler, guide] = letters(reasons.index(refusal)) if refusal else ""
             print(guide, sampler, file=sys.stderr, flush=True)
     return cells, reasons
 
@@ -120,7 +128,7 @@ def tables(cells: dict[tuple[str, str, str], str], reasons: list[str]) -> str:
             marks = [cells[task, sampler, guide] or "yes" for task in CELLS]
             lines.append(f"| `{sampler}` | {' | '.join(marks)} |")
         lines.append("")
-    lines += [f"* **{chr(97 + k)}**: {reason}" for k, reason in enumerate(reasons)]
+    lines += [f"* **{letters(k)}**: {reason}" for k, reason in enumerate(reasons)]
     return "\n".join(lines)
 
 
@@ -148,10 +156,9 @@ def placed(page: str, mark: str, text: str) -> str:
 
 def main() -> None:
     """Write both tables into docs/tasks.md; with ``--fields`` the fields alone."""
+    told = None if "--fields" in sys.argv else tables(*matrix())
     page = placed(PAGE.read_text("utf-8"), "fields", fields_table())
-    if "--fields" not in sys.argv:
-        page = placed(page, "matrix", tables(*matrix()))
-    PAGE.write_text(page, "utf-8")
+    PAGE.write_text(page if told is None else placed(page, "matrix", told), "utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import torch
 from sfumato.codec import Identity
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
-from sfumato.guidance.operators import Observation
+from sfumato.guidance.operators import Observation, average
+from sfumato.model import Model
 from sfumato.tasks.canvas import tensor, to_bytes
 from sfumato.tasks.decoded import Decoded
 from sfumato.tasks.restore import DAMAGES, Restore
@@ -48,29 +49,77 @@ def test_a_restored_picture_explains_what_is_left_of_it(damage: str) -> None:
     assert off[1] > 2 * off[0]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "dps",
-        "pigdm(iterations=4)",
-        "mmps(iterations=4)",
-        "diffpir(iterations=4)",
-        "pigdm(weight=adaptive,iterations=4)",
-    ],
-)
-def test_every_method_explains_what_was_seen_and_each_picture_is_made_again(method: str) -> None:
-    model, image = toy(), picture(2, 2)
-    fields = {"image": image, "damage": "average(factor=2)", "noise_std": 0.05, "sampler": "ddim"}
-    made = done(Restore, model, method=method, prompt="left", count=2, steps=8, **fields)
-    alike(Restore, made, model, image=image)
-    plain = done(Text2Image, model, prompt="left", sampler="ddim")
+METHODS = [
+    "dps",
+    "pigdm(iterations=4)",
+    "mmps(iterations=4)",
+    "diffpir(iterations=4)",
+    "pigdm(weight=adaptive,iterations=4)",
+]
 
-    def off(pixels: np.ndarray) -> float:
-        small = pixels.reshape(2, 2, 2, 2, 3).astype(float).mean((1, 3))
-        return float(np.abs(small - image).mean())
 
-    most = 0.95 if method == "dps" else 0.6  # its steps have one length, and here are few
-    assert off(made.pixels[0]) < most * off(plain.pixels[0])
+def latents(task: type[Any], model: Model, **fields: Any) -> torch.Tensor:
+    """What ``task`` decodes, before it is limited and rounded."""
+    seen: list[torch.Tensor] = []
+
+    def listen(ask: Any, reply: Any) -> None:
+        if ask.verb == "decode":
+            seen.append(ask.arguments[0])
+
+    run(make(task, **fields)(model), listen)
+    return seen[0]
+
+
+SEEN: dict[str, Any] = {"image": picture(2, 2), "damage": "average(factor=2)", "noise_std": 0.05}
+ASKED: dict[str, Any] = {"prompt": "left", "sampler": "ddim", "guidance": 1.0, "steps": 8, "count": 2}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_moves_what_was_seen_and_nothing_else(method: str) -> None:
+    """Values of one law are independent, so that what no average sees stays that of the free walk."""
+    model = toy()
+    free = latents(Text2Image, model, **ASKED)
+    made = latents(Restore, model, method=method, **ASKED, **SEEN)
+
+    def hidden(x: torch.Tensor) -> torch.Tensor:
+        return x - average(2)(x).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    assert torch.allclose(hidden(made), hidden(free), atol=1e-4)
+    y = tensor(SEEN["image"])
+    off = [(average(2)(x) - y).square().mean((1, 2, 3)).sqrt() for x in (made, free)]
+    assert (off[0] < off[1]).all()
+
+
+def test_dps_comes_the_nearer_the_longer_its_steps_are() -> None:
+    """Each step goes a fixed length towards y; a scale of nearly 0 is the free walk."""
+    model, y = toy(), tensor(SEEN["image"])
+    off = []
+    for scale in (1e-6, 0.03, 0.1, 0.3):
+        made = latents(Restore, model, method=f"dps(scale={scale})", **ASKED, **SEEN)
+        off.append(float((average(2)(made) - y).square().mean()))
+    assert off == sorted(off, reverse=True)
+    free = latents(Text2Image, model, **ASKED)
+    assert off[0] == pytest.approx(float((average(2)(free) - y).square().mean()), rel=1e-4)
+
+
+def test_mmps_draws_from_the_posterior() -> None:
+    """Averages a of four values of variance v: given y, N(m + k (y - m), (1 - k) v / 4), k = v / (v + 4 noise^2)."""
+    model, y, v, noise = toy(), tensor(SEEN["image"]), 0.05, SEEN["noise_std"]
+    many = {**ASKED, "count": 40, "steps": 40, "sampler": "dpmpp_2m"}
+    made = average(2)(latents(Restore, model, method="mmps(iterations=4)", **many, **SEEN))
+    m = average(2)(model.denoiser.network.means[0].view(1, 3, SIDE, SIDE))
+    k = v / (v + 4 * noise**2)
+    scores = (made - (m + k * (y - m))) / ((1 - k) * v / 4) ** 0.5
+    count = scores.numel()
+    assert abs(float(scores.mean())) < 3 / count**0.5
+    assert abs(float(scores.square().mean()) - 1) < 3 * (2 / count) ** 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_restored_pictures_are_made_again_alone(method: str) -> None:
+    model = toy()
+    made = done(Restore, model, method=method, **ASKED, **SEEN)
+    alike(Restore, made, model, image=SEEN["image"])
 
 
 @pytest.mark.parametrize(
