@@ -94,6 +94,7 @@ def load(
         raise UnknownName("model", name, MODELS)
     from sfumato.families.published import load_checkpoint
     from sfumato.families.split import opened
+    from sfumato.families.wrapped import is_for, load_wrapped
     from sfumato.text.t5 import T5Tokens
     from sfumato.weights.hub import resolve
 
@@ -101,16 +102,24 @@ def load(
     chosen, note = _dtype(dtype, device)
     words = None if tokens is None else T5Tokens.load(Path(tokens))
     path, more = resolve(name, download=download), [Path(part) for part in parts]
-    with opened(path, more, variant=variant, allow_pickle=allow_pickle) as checkpoint:
-        model = load_checkpoint(
-            checkpoint,
-            dtype=chosen,
-            device=place,
-            family=family,
-            predicts=predicts,
-            tokens=words,
-            packed=packed,
-        )
+    if is_for(path):
+        if family or predicts or tokens or parts or packed:
+            raise InvalidRequest(
+                f"{path} is of a family that is not native and comes through diffusers: family, predicts, tokens, "
+                "parts and packed are for native ones"
+            )
+        model = load_wrapped(path, dtype=chosen, device=place, variant=variant)
+    else:
+        with opened(path, more, variant=variant, allow_pickle=allow_pickle) as checkpoint:
+            model = load_checkpoint(
+                checkpoint,
+                dtype=chosen,
+                device=place,
+                family=family,
+                predicts=predicts,
+                tokens=words,
+                packed=packed,
+            )
     if refiner is not None:
         options = {"dtype": dtype, "device": device, "variant": variant, "allow_pickle": allow_pickle}
         later = load(refiner, download=download, **options).model  # type: ignore[arg-type]

@@ -21,9 +21,9 @@ from sfumato.errors import InvalidRequest, OutputError, WeightsError
 from sfumato.families import settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.inspect import Report, inspect
-from sfumato.families.marks import V_BIAS, V_SPREAD, deviation
+from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
 from sfumato.families.signatures import FOLDERS, PREFIXES, networks, usual_names
-from sfumato.families.stream import as_it_is, stream
+from sfumato.families.stream import as_it_is, last_block, stream, without_last
 from sfumato.files import sync_folder, why_unwritable, write_bytes
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.unet import UNetConfig
@@ -111,6 +111,15 @@ def convert(
     if report.variant == "refiner":
         chosen = "sdxl-refiner"  # its encoder stands elsewhere
     job = _Job(source, open_checkpoint(source), report, chosen, dtype, shard_bytes)
+    if (
+        chosen is not None
+        and chosen not in SINGLE
+        and not job.alone
+        and (layout == "original" or not source.parts)
+    ):
+        raise WeightsError(
+            f"{source.path} is of {report.title}, which has no file of all its networks: convert its denoiser alone"
+        )
     if layout == "diffusers":
         notes = _into_folder(place, lambda folder: job.folder(folder))
     elif layout == "original":
@@ -142,6 +151,9 @@ class _Job:
         config = part.config
         if isinstance(config, UNetConfig) and self.family in ("sd1", "x4") and not part.source.config:
             return replace(part, config=replace(config, heads=8))
+        if isinstance(config, ClipConfig) and self.family and not part.source.config:
+            quick = place == "text" and self.family not in ("sd2", "x4")  # OpenAI's encoder has their GELU
+            return replace(part, config=replace(config, quick=quick))
         return part
 
     def folder(self, folder: Path) -> list[str]:
@@ -163,12 +175,15 @@ class _Job:
         for place, part in parts.items():
             shown[place] = part
             if place == "text" and self.family in ("sd2", "x4") and part.layout == "original":
-                shown[place] = _without_last(part)
+                shown[place] = without_last(part)
         vector = shown["text_2"].config.projection if "text_2" in shown else 0
         used: set[str] = set()
         for place, part in shown.items():
             projected = settings.is_projected(self.family, place)
             told = settings.network(part, self.family, projected, vector)
+            if place == "vae" and NORMAL_MARKS[0] in self.source.entries:
+                mean, std = (self.source.read(name).flatten().tolist() for name in NORMAL_MARKS)
+                told |= {"scaling_factor": 0.5, "latents_mean": mean, "latents_std": std}
             taken = self._component(folder / names[place], part, told)
             used |= self._own(place, taken)
         notes = self._kept(folder, [name for name in self.source.entries if name not in used])
@@ -221,12 +236,12 @@ class _Job:
         assert self.family is not None
         guided = bool(getattr(parts["denoiser"].config, "guidance", True))
         zero = "ztsnr" in self.source.entries
-        for name, told in settings.schedulers(
-            self.family, self.report.prediction or "eps", zero, guided
-        ).items():
+        levels = levels_of(self.source)
+        walk = settings.schedulers(self.family, self.report.prediction or "eps", zero, guided, levels)
+        for name, told in walk.items():
             (folder / name).mkdir(exist_ok=True)
             _write_json(folder / name / "scheduler_config.json", told)
-        index = settings.index(self.family, self.report.variant, parts)
+        index = settings.index(self.family, self.report.variant, parts, walk)
         for place, part in parts.items():
             if part.kind == "clip":
                 name = settings.FOLDER_OF[self.family][place].replace("text_encoder", "tokenizer")
@@ -269,7 +284,7 @@ class _Job:
             tensors |= {prefix + name: tensor for name, tensor in made.items()}
             named |= set() if self.source.parts else self._own(place, taken)
             if place == "text" and self.family in ("sd2", "x4") and self.source.parts:
-                notes += _last_block(tensors, part.config, prefix, kept, self.dtype)
+                notes += last_block(tensors, part.config, prefix, kept, self.dtype)
         if not self.source.parts:
             names = self.source.entries.keys() - named - tensors.keys()
             kept = {name: as_it_is(self.source, name) for name in self.source.entries if name in names}
@@ -306,41 +321,14 @@ class _Job:
             found = bias in unet.entries
             tells = found and (deviation(unet, bias) > V_SPREAD) == (self.report.prediction == "v")
             wanted[0] = ("v_pred", self.report.prediction == "v" and not tells)
-        marks = [name for name, is_so in wanted if is_so and name not in tensors]
+        vae = self.source.parts["vae"].config if "vae" in self.source.parts else {}
+        edm = {name: values for name, values in marks_of(told, vae).items() if name not in tensors}
+        for name, values in edm.items():
+            tensors[name] = Stored(torch.float32, (len(values),), ((torch.tensor(values), 0, len(values)),))
+        marks = [name for name, is_so in wanted if is_so and not edm and name not in tensors]
         tensors |= {name: Stored(torch.float32, (0,), ()) for name in marks}
-        return [f"marked with the empty tensor {name}, as others do" for name in marks]
-
-
-def _without_last(part: Part) -> Part:
-    """Stable Diffusion 2's text encoder as folders have it: without its last block and its projection."""
-    config = replace(part.config, layers=part.config.layers - 1, projection=0)
-    unread = ("text_projection", f"transformer.resblocks.{config.layers}.")
-    entries = {name: e for name, e in part.source.entries.items() if not name.startswith(unread)}
-    return replace(part, config=config, source=replace(part.source, entries=entries))
-
-
-def _last_block(
-    tensors: dict[str, Writable],
-    config: ClipConfig,
-    prefix: str,
-    kept: Mapping[str, Writable],
-    dtype: torch.dtype | None,
-) -> list[str]:
-    """A last block for Stable Diffusion 2's text encoder, which folders leave out, unless it was kept."""
-    begin = f"{prefix}transformer.resblocks."
-    if any(name.startswith(f"{begin}{config.layers}.") for name in kept):
-        return []
-    like = f"{begin}{config.layers - 1}."
-    for name in [name for name in tensors if name.startswith(like)]:
-        shape, kind = tensors[name].shape, tensors[name].dtype
-        zeros = torch.zeros((), dtype=kind).expand(shape)
-        tensors[f"{begin}{config.layers}.{name.removeprefix(like)}"] = Stored(
-            kind, shape, ((zeros, 0, zeros.numel()),)
-        )
-    return [
-        f"the text encoder's block {config.layers} is written as zeros: folders leave it out, programs that read "
-        "the original layout expect it, and nothing that it gives is read"
-    ]
+        said = [f"marked with the tensor {name}, as the authors do" for name in edm]
+        return said + [f"marked with the empty tensor {name}, as others do" for name in marks]
 
 
 def _into_folder(target: Path, write: Callable[[Path], list[str]]) -> list[str]:

@@ -48,10 +48,17 @@ NATIVE = (
     ),
     Listed(
         name="flux",
-        title="FLUX.1 dev, schnell, Fill, Control, Kontext",
+        title="FLUX.1 dev, schnell, Fill, Control",
         native=True,
         layouts=BOTH,
         source="Black Forest Labs 2024",
+    ),
+    Listed(
+        name="kontext",
+        title="FLUX.1 Kontext",
+        native=True,
+        layouts=BOTH,
+        source="Black Forest Labs 2025",
     ),
     Listed(
         name="pixart",

@@ -11,10 +11,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Part
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.mmdit import MMDiTConfig
+from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.t5 import T5Config
 from sfumato.nn.tiny import TinyConfig
 from sfumato.nn.unet import UNetConfig
@@ -91,6 +93,8 @@ def network(part: Part, family: str | None, projected: bool = False, vector: int
         return _mmdit(config)
     if isinstance(config, FluxConfig):
         return _flux(config)
+    if isinstance(config, SincosConfig):
+        return _pixart(config)
     assert isinstance(config, TinyConfig)
     return {
         "_class_name": "AutoencoderTiny",
@@ -208,6 +212,28 @@ def _t5(config: T5Config) -> Settings:
     }
 
 
+def _pixart(config: SincosConfig) -> Settings:
+    if config.classes:
+        raise WeightsError(
+            "a DiT is not written in diffusers' layout, which repeats the embedders of clock and class in every block"
+        )
+    scale = config.side / config.extent
+    return {
+        "_class_name": "PixArtTransformer2DModel",
+        "sample_size": config.side * config.patch,
+        "patch_size": config.patch,
+        "in_channels": config.channels,
+        "out_channels": config.outer,
+        "num_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "cross_attention_dim": config.width,
+        "caption_channels": config.tokens,
+        "interpolation_scale": int(scale) if scale == int(scale) else scale,
+        "use_additional_conditions": config.sizes,
+    }
+
+
 def _mmdit(config: MMDiTConfig) -> Settings:
     return {
         "_class_name": "SD3Transformer2DModel",
@@ -244,9 +270,33 @@ def _flux(config: FluxConfig) -> Settings:
     }
 
 
-def schedulers(family: str, predicts: str, zero_terminal: bool, guided: bool) -> dict[str, Settings]:
+def _edm(predicts: str, low: float, high: float) -> Settings:
+    """The settings of EDM's process: CosXL's where v is predicted, else Playground 2.5's."""
+    told = {**_STEPS, "sigma_min": low, "sigma_max": high, "rho": 7.0}
+    if predicts == "v":
+        more = {"prediction_type": "v_prediction", "sigma_schedule": "exponential", "sigma_data": 1.0}
+        return {"_class_name": "EDMEulerScheduler", **told, **more}
+    more = {"prediction_type": "epsilon", "sigma_schedule": "karras", "sigma_data": 0.5}
+    solver = {"solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++"}
+    return {
+        "_class_name": "EDMDPMSolverMultistepScheduler",
+        **told,
+        **more,
+        **solver,
+        "final_sigmas_type": "zero",
+    }
+
+
+def schedulers(
+    family: str,
+    predicts: str,
+    zero_terminal: bool,
+    guided: bool,
+    levels: tuple[float, float] | None = None,
+) -> dict[str, Settings]:
     """The ``scheduler_config.json`` of each scheduler of ``family``, by folder.
 
+    ``levels`` are the least and the greatest sigma of a network of EDM's process, None for others.
     ``guided`` is whether a FLUX.1 network reads the strength of guidance, which schnell does not.
     """
     told = {"prediction_type": _LONG.get(predicts, "epsilon")}
@@ -260,6 +310,8 @@ def schedulers(family: str, predicts: str, zero_terminal: bool, guided: bool) ->
     if family == "sd2":
         steps = {"set_alpha_to_one": False, "clip_sample": False}
         return {"scheduler": {"_class_name": "DDIMScheduler", **plain, **steps, **told}}
+    if levels is not None:
+        return {"scheduler": _edm(predicts, *levels)}
     if family in ("sdxl", "sdxl-refiner"):
         steps = {"timestep_spacing": "leading"}  # type: ignore[dict-item]
         return {"scheduler": {"_class_name": "EulerDiscreteScheduler", **plain, **steps, **told}}
@@ -276,8 +328,10 @@ def schedulers(family: str, predicts: str, zero_terminal: bool, guided: bool) ->
     return {"scheduler": {"_class_name": name, **_STEPS, **line, **shift}}
 
 
-def index(family: str, variant: str | None, parts: Mapping[str, Part]) -> Settings:
-    """The ``model_index.json`` of a folder with ``parts``."""
+def index(
+    family: str, variant: str | None, parts: Mapping[str, Part], walk: Mapping[str, Settings] | None = None
+) -> Settings:
+    """The ``model_index.json`` of a folder with ``parts``; ``walk`` are its schedulers, by default the family's."""
     middle = _VARIANTS.get(variant or "", "")
     told: Settings = {"_class_name": f"{_PIPELINES[family]}{middle}Pipeline"}
     folders = FOLDER_OF[family]
@@ -297,7 +351,7 @@ def index(family: str, variant: str | None, parts: Mapping[str, Part]) -> Settin
     for place, folder in folders.items():
         if place.startswith("text") and place not in parts:
             told[folder.replace("text_encoder", "tokenizer")] = [None, None]
-    for name, settings in schedulers(family, "eps", False, True).items():
+    for name, settings in (walk or schedulers(family, "eps", False, True)).items():
         told[name] = ["diffusers", settings["_class_name"]]
     if family in ("sd1", "sd2"):
         told |= {"safety_checker": [None, None], "feature_extractor": [None, None]}

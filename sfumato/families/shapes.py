@@ -281,8 +281,8 @@ def pixart(shapes: Shapes, layout: str) -> SincosConfig:
     nothing = shapes.get("y_embedder.y_embedding", (0, 0))[0]
     extent = 16.0 if side == 16 and nothing == 120 else 32.0
     leave = shapes["final_layer.linear.weight" if original else "proj_out.weight"]
-    return SincosConfig(
-        **_sincos(shapes, original, leave[0]),
+    return replace(
+        _sincos(shapes, original, leave[0]),
         tokens=words[1],
         single=True,
         sizes=size in shapes,
@@ -301,25 +301,25 @@ def dit(shapes: Shapes, layout: str) -> SincosConfig:
     )
     side = math.isqrt(shapes.get("pos_embed", (0, 16 * 16))[1])
     leave = shapes["final_layer.linear.weight" if original else "proj_out_2.weight"]
-    return SincosConfig(
-        **_sincos(shapes, original, leave[0]), classes=shapes[table][0], side=side, extent=float(side)
+    return replace(
+        _sincos(shapes, original, leave[0]), classes=shapes[table][0], side=side, extent=float(side)
     )
 
 
-def _sincos(shapes: Shapes, original: bool, leave: int) -> dict[str, int]:
+def _sincos(shapes: Shapes, original: bool, leave: int) -> SincosConfig:
     """What DiT and PixArt have in common: heads are of 72 values in their XL sizes, of 64 in the others."""
     enter = shapes["x_embedder.proj.weight" if original else "pos_embed.proj.weight"]
     up = shapes["blocks.0.mlp.fc1.weight" if original else "transformer_blocks.0.ff.net.0.proj.weight"]
     width, patch = enter[0], enter[2]
-    return {
-        "depth": count(shapes, "blocks.{}." if original else "transformer_blocks.{}."),
-        "width": width,
-        "heads": width // 72 if width % 72 == 0 else max(1, width // 64),
-        "channels": enter[1],
-        "outer": leave // patch**2,
-        "patch": patch,
-        "mlp": up[0] // width,
-    }
+    return SincosConfig(
+        depth=count(shapes, "blocks.{}." if original else "transformer_blocks.{}."),
+        width=width,
+        heads=width // 72 if width % 72 == 0 else max(1, width // 64),
+        channels=enter[1],
+        outer=leave // patch**2,
+        patch=patch,
+        mlp=up[0] // width,
+    )
 
 
 def pixels(shapes: Shapes) -> PixelConfig:

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+import sfumato
 from sfumato.cli.families import families
 from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
 from sfumato.families import listing
@@ -104,6 +105,9 @@ def test_a_u_net_that_is_not_native_walks_as_its_pipeline(
     with torch.no_grad():
         pictures = pipe(num_inference_steps=4, output_type="pt").images
     monkeypatch.undo()
+    with pytest.raises(InvalidRequest, match="are for native ones"):
+        sfumato.load(str(tmp_path), predicts="v")
+    assert sfumato.load(str(tmp_path), dtype="float32").name == "DDPM"
     exact = wrapped(pipe, tmp_path)
     for model, most in ((exact, 1e-5), (load_wrapped(tmp_path), 1e-4)):
         _, pixels = walked(model, Unconditional(steps=4, seed=3))  # type: ignore[arg-type]
@@ -135,7 +139,7 @@ def test_what_cannot_be_wrapped_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_every_native_family_is_listed_and_none_else() -> None:
-    assert {row.name for row in listing.NATIVE} == {family.name for family in FAMILIES} - {"flux-kontext"}
+    assert {row.name for row in listing.NATIVE} == {family.name for family in FAMILIES}
     assert [row.name for row in listing.wrappable()] == ["AuraFlowTransformer2DModel", "*"]
 
 

@@ -14,6 +14,7 @@ from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.checkpoint import open_checkpoint
+from sfumato.families.convert import convert
 from sfumato.families.inspect import inspect
 from sfumato.families.published import load_checkpoint
 from sfumato.families.shapes import dit
@@ -188,6 +189,24 @@ def test_diffusers_reads_what_we_write_in_its_layout(case: Case, tmp_path: Path)
         assert back.entries.keys() == state.keys()
         for name, tensor in state.items():
             assert torch.equal(back.read(name).double(), tensor), name
+
+
+@pytest.mark.parametrize("case", ["pixart sigma", "dit"], indirect=True)
+def test_a_transformer_alone_is_converted(case: Case, tmp_path: Path) -> None:
+    path = original(case, tmp_path / "theirs.safetensors")
+    with open_source(path) as source:
+        if case.name == "dit":
+            with pytest.raises(WeightsError, match="not written in diffusers' layout"):
+                convert(source, tmp_path / "made", layout="diffusers")
+            return
+        convert(source, tmp_path / "made", layout="diffusers")
+    made = type(case.pipe.transformer).from_pretrained(tmp_path / "made")
+    for name, tensor in case.pipe.transformer.state_dict().items():
+        assert torch.equal(made.state_dict()[name].double(), tensor), name
+    for name in ("sample_size", "interpolation_scale", "use_additional_conditions", "num_attention_heads"):
+        assert made.config[name] == case.pipe.transformer.config[name], name
+    with open_source(case.peer.folder) as source, pytest.raises(WeightsError, match="its denoiser alone"):
+        convert(source, tmp_path / "whole.safetensors", layout="original")
 
 
 @pytest.mark.parametrize("case", NAMES, indirect=True)
