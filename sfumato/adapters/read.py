@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,7 @@ def read_adapter(source: Source, *, partial: bool = False) -> Adapter:
         layouts[read.layout] += 1
         tensors = {role: _tensor(source, key) for role, key in roles.items()}
         try:
-            weight, bias = _formulas(tensors, told.alpha(name))
+            weight, bias = _formulas(tensors, told.alpha(name), told.rank(name))
         except ValueError as error:
             left |= {key: str(error) for key in roles.values()}
             continue
@@ -167,8 +167,13 @@ def _tensor(source: Source, key: str) -> Tensor:
     return out
 
 
-def _formulas(roles: Mapping[str, Tensor], alpha: float | None) -> tuple[Formula | None, Formula | None]:
-    """The formulas of a layer's weight and bias; ValueError says which tensors are missing or do not fit."""
+def _formulas(
+    roles: Mapping[str, Tensor], alpha: float | None, rank: float | None
+) -> tuple[Formula | None, Formula | None]:
+    """The formulas of a layer's weight and bias; ValueError says which tensors are missing or do not fit.
+
+    ``alpha`` and ``rank`` are what settings tell beside the tensors.
+    """
     left = dict(roles)
     own = left.pop("alpha", None)
     if own is not None:
@@ -186,7 +191,11 @@ def _formulas(roles: Mapping[str, Tensor], alpha: float | None) -> tuple[Formula
         pairs = (*_both(left, "hada_w1_a", "hada_w1_b"), *_both(left, "hada_w2_a", "hada_w2_b"))
         weight = Loha(*pairs, left.pop("hada_t1", None), left.pop("hada_t2", None), alpha)
     elif any(role.startswith("lokr") for role in left):
-        weight = Lokr(_kronecker(left, "lokr_w1"), _kronecker(left, "lokr_w2", "lokr_t2"), alpha)
+        first, second = _kronecker(left, "lokr_w1"), _kronecker(left, "lokr_w2", "lokr_t2")
+        if own is None and alpha is not None and rank and len(first) == len(second) == 1:
+            # PEFT scales by alpha / r also where both factors are whole and tell no rank; LyCORIS does not.
+            first = (first[0].float() * (alpha / rank),)
+        weight = Lokr(first, second, alpha)
     elif "diff" in left:
         weight = Difference(left.pop("diff"))
     elif "set" in left:
@@ -247,17 +256,27 @@ class _Told:
 
     def alpha(self, layer: str) -> float | None:
         """What ``layer`` is scaled by, times its rank; None if nothing is told."""
-        for prefix, told in self.settings.items():
-            name = layer.removeprefix("base_model.model.")
-            if not name.startswith(prefix):
-                continue
-            name = name.removeprefix(prefix)
+        for name, told in self._of(layer):
             alpha = _number(_pattern(told, "alpha_pattern", name, told.get("lora_alpha", told.get("alpha"))))
             if alpha is not None and told.get("use_rslora"):
-                rank = _number(_pattern(told, "rank_pattern", name, told.get("r")))
-                alpha *= math.sqrt(rank or 1.0)  # alpha / sqrt(R) is sqrt(R) alpha / R (Kalajdzievski 2023)
+                alpha *= math.sqrt(
+                    self.rank(layer) or 1.0
+                )  # alpha / sqrt(R) is sqrt(R) alpha / R (Kalajdzievski 2023)
             return alpha
         return None
+
+    def rank(self, layer: str) -> float | None:
+        """The rank of ``layer`` as the settings tell it; None if they do not."""
+        for name, told in self._of(layer):
+            return _number(_pattern(told, "rank_pattern", name, told.get("r")))
+        return None
+
+    def _of(self, layer: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+        """The settings for ``layer``, and its name in them."""
+        name = layer.removeprefix("base_model.model.")
+        for prefix, told in self.settings.items():
+            if name.startswith(prefix):
+                yield name.removeprefix(prefix), told
 
 
 def _pattern(told: Mapping[str, object], table: str, name: str, default: object) -> object:
