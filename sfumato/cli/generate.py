@@ -27,7 +27,7 @@ from sfumato.tasks.text2image import Text2Image
 
 __all__ = ["command", "evaluations_of", "file_name", "targets"]
 
-PARENTS = ("image", "image_to", "mask", "begin")
+PARENTS = ("image", "image_to", "mask", "begin", "content", "map")
 """The pictures that a task may have been given, which a recipe knows by their hashes alone."""
 
 
@@ -38,6 +38,8 @@ PARENTS = ("image", "image_to", "mask", "begin")
 @click.option("--like", type=click.Path(path_type=Path), help="a picture of ours: make it again, exactly")
 @click.option("--image", help="for --like: the picture that it was made from")
 @click.option("--image-to", help="for --like: the other picture that it was made from")
+@click.option("--content", help="for --like: the picture that was redrawn in a style")
+@click.option("--map", help="for --like: the picture whose colours were areas")
 @click.option("--mask", help="for --like: the mask that it was made with")
 @click.option("--begin", help="for --like: the picture that its walk began at")
 @options_of(Text2Image, skip=("prompt",))

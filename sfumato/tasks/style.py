@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +24,6 @@ from sfumato.guidance.interval import share
 from sfumato.manner import chosen, told
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
-from sfumato.process.spec import parse
 from sfumato.samplers.inversion import invert, rising
 from sfumato.tasks.canvas import canvas_for, sized
 from sfumato.tasks.given import MaybePicture, Picture
@@ -63,6 +63,11 @@ class Style(Sized, Prompted):
         description="how the reference is walked: as noise is laid over it, or on its own way up to noise",
     )
 
+    def __post_init__(self) -> None:
+        """Read the layers once, so that what cannot be read is told before anything is loaded."""
+        super().__post_init__()
+        wanted(self.layers)
+
     async def __call__(self, model: Any) -> Any:
         """Encode the reference, find its path, and walk with attention to it."""
         width, height = self.sides(model.defaults)
@@ -74,7 +79,7 @@ class Style(Sized, Prompted):
                 f"the model {model.name!r} has no attention layers for two pictures to share: use image2image or "
                 "resample, which need none"
             )
-        share_in = chosen(names, parse(f"style(layers={self.layers})", "layers")[1].get("layers", "all"))
+        share_in = chosen(names, wanted(self.layers))
         if to.split:
             return await one_by_one(self, model)
         canvas = canvas_for(width, height, model.defaults)
@@ -107,6 +112,19 @@ class Style(Sized, Prompted):
         steps = int(self.resolved(defaults)["steps"])
         down = Sized.evaluations(replace(self, strength=1.0) if self.content is None else self, defaults)
         return down if down is None or self.path == "noised" else down + steps
+
+
+def wanted(text: str) -> str | list[float]:
+    """Layers as a word or a list of numbers; ValueError for what is neither."""
+    if text.isalpha():
+        return text
+    numbers = re.fullmatch(r"\[\s*(\d{1,4}(?:\s*,\s*\d{1,4})*)\s*\]|(\d{1,4})", text.strip())
+    if numbers is None:
+        raise ValueError(
+            f"layers = {text[:40]!r} is not allowed: write all, middle, a part's name such as down, or numbers such as "
+            "[0, 2]"
+        )
+    return [float(number) for number in (numbers[1] or numbers[2]).split(",")]
 
 
 def beside(denoise: Branches, along: Reference, reference: Cond) -> Branches:

@@ -107,6 +107,20 @@ def test_a_manner_that_says_nothing_changes_nothing(case: Any) -> None:
 
 
 @torch.inference_mode()
+def test_without_a_manner_nothing_of_it_is_even_asked(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, net, x, doors = case
+    plain = net(x, CLOCK, **doors)
+
+    def asked(*given: Any, **more: Any) -> None:
+        raise AssertionError("something was told")
+
+    for name in ("blurred", "aligned", "look", "seen", "skipped"):
+        monkeypatch.setattr(Place, name, asked)
+    monkeypatch.setattr(Told, "__init__", asked)
+    assert torch.equal(net(x, CLOCK, **doors), plain)
+
+
+@torch.inference_mode()
 def test_every_way_acts_in_each_of_its_layers_and_in_no_other(case: Any) -> None:
     _, net, x, doors = case
     plain = net(x, CLOCK, **doors)

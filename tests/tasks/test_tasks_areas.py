@@ -142,8 +142,12 @@ def test_content_comes_back_at_strength_0_and_is_kept_in_part_below_1() -> None:
 def test_style_is_refused_where_there_is_no_attention() -> None:
     with pytest.raises(InvalidRequest, match="use image2image or resample"):
         run(make(Style, image=picture(), prompt="left")(toy()))
-    with pytest.raises(InvalidRequest, match="attention layers"):
-        run(make(Style, image=picture(), prompt="left", layers="left")(small("dit")))
+    for layers in ("left", "7", "[0, 9]"):
+        with pytest.raises(InvalidRequest, match="2 attention layers"):
+            run(make(Style, image=picture(), prompt="left", layers=layers)(small("dit")))
+    for layers in ("", "up,2", "[0", "[0.5]", "(0)"):
+        with pytest.raises(InvalidRequest, match="such as"):
+            run(make(Style, image=picture(), prompt="left", layers=layers)(small("dit")))
 
 
 HALVES = ("rect(0, 0, 50%, 100%): left", "rect(50%, 0, 50%, 100%): right")
