@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container, Mapping
+from typing import Any
 
 from sfumato.weights.source import Source
 
@@ -15,6 +16,12 @@ PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_pred
 EDM_MARKS = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
 NORMAL_MARKS = ("edm_mean", "edm_std")
 """Mean and deviation of each channel of the latent in files whose network is preconditioned (Playground 2.5)."""
+EDM_DATA = {"v": 1.0, "edm": 0.5}
+"""What networks of EDM's process predict, and the deviation of the data that they were made for."""
+EDM_RANGE = (0.002, 80.0)
+"""The least and the greatest sigma of Playground 2.5."""
+EDM_LEVELS = (0.002, 120.0)
+"""The least and the greatest sigma of CosXL, where a file marks but one."""
 BY_SETTINGS = "scheduler_config.json"
 
 V_BIAS = {
@@ -60,6 +67,30 @@ def prediction_of(
             f"no key says it; the deviation of {bias} is {spread:.3f}, {sign} {V_SPREAD}"
         )
     return usual, "the family's"
+
+
+def levels_of(source: Source) -> tuple[float, float] | None:
+    """The least and the greatest sigma of a single file that is marked as of EDM's process; None for others."""
+    if NORMAL_MARKS[0] in source.entries:
+        return EDM_RANGE
+    if EDM_MARKS[1] not in source.entries:
+        return None
+    low, high = (
+        float(source.read(name)) if name in source.entries else usual
+        for name, usual in zip(EDM_MARKS, EDM_LEVELS, strict=True)
+    )
+    return low, high
+
+
+def marks_of(scheduler: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The marks of EDM's process that a single file needs to say what a folder's settings do; none for others."""
+    if not str(scheduler.get("_class_name", "")).startswith("EDM"):
+        return {}
+    if scheduler.get("prediction_type") == "v_prediction":
+        told = (scheduler.get("sigma_min", EDM_RANGE[0]), scheduler.get("sigma_max", EDM_RANGE[1]))
+        return {name: [float(value)] for name, value in zip(EDM_MARKS, told, strict=True)}
+    laws = (vae.get("latents_mean"), vae.get("latents_std"))
+    return {name: list(law) for name, law in zip(NORMAL_MARKS, laws, strict=True) if law is not None}
 
 
 def deviation(source: Source, name: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Part
+from sfumato.nn.clip import ClipConfig
 from sfumato.weights.links import Link, Shape, links, prove
 from sfumato.weights.load import Unfilled, check_shapes, fill, joined_dtype
 from sfumato.weights.save import Stored, Writable, stored_link
@@ -112,3 +113,35 @@ def as_it_is(source: Source, name: str) -> Writable:
         return Stored(tensor.dtype, entry.shape, ((tensor, 0, tensor.numel()),))
 
     return Streamed(entry.torch_dtype, entry.shape, load)
+
+
+def without_last(part: Part) -> Part:
+    """Stable Diffusion 2's text encoder as folders have it: without its last block and its projection."""
+    config = replace(part.config, layers=part.config.layers - 1, projection=0)
+    unread = ("text_projection", f"transformer.resblocks.{config.layers}.")
+    entries = {name: e for name, e in part.source.entries.items() if not name.startswith(unread)}
+    return replace(part, config=config, source=replace(part.source, entries=entries))
+
+
+def last_block(
+    tensors: dict[str, Writable],
+    config: ClipConfig,
+    prefix: str,
+    kept: Mapping[str, Writable],
+    dtype: torch.dtype | None,
+) -> list[str]:
+    """A last block for Stable Diffusion 2's text encoder, which folders leave out, unless it was kept."""
+    begin = f"{prefix}transformer.resblocks."
+    if any(name.startswith(f"{begin}{config.layers}.") for name in kept):
+        return []
+    like = f"{begin}{config.layers - 1}."
+    for name in [name for name in tensors if name.startswith(like)]:
+        shape, kind = tensors[name].shape, tensors[name].dtype
+        zeros = torch.zeros((), dtype=kind).expand(shape)
+        tensors[f"{begin}{config.layers}.{name.removeprefix(like)}"] = Stored(
+            kind, shape, ((zeros, 0, zeros.numel()),)
+        )
+    return [
+        f"the text encoder's block {config.layers} is written as zeros: folders leave it out, programs that read "
+        "the original layout expect it, and nothing that it gives is read"
+    ]

@@ -19,7 +19,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family
 from sfumato.families.flows import shifted_twice
-from sfumato.families.marks import BY_SETTINGS, EDM_MARKS, NORMAL_MARKS, PREDICTIONS, prediction_of
+from sfumato.families.marks import BY_SETTINGS, EDM_DATA, NORMAL_MARKS, PREDICTIONS, levels_of, prediction_of
 from sfumato.model import Defaults
 from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow, Schedule, shift_for
@@ -63,14 +63,6 @@ DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMulti
 """Those that space one step more than they make, and leave out the lowest."""
 
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
-
-
-EDM_DATA = {"v": 1.0, "edm": 0.5}
-"""What networks of EDM's process predict, and the deviation of the data that they were made for."""
-EDM_RANGE = (0.002, 80.0)
-"""The least and the greatest sigma of Playground 2.5."""
-EDM_LEVELS = (0.002, 120.0)
-"""The least and the greatest sigma of CosXL, where a file marks but one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +144,12 @@ def normal_of(checkpoint: Checkpoint) -> Normal | None:
 def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
     """``plain`` as the markers of a single file change it."""
     entries, path = checkpoint.source.entries, checkpoint.source.path
-    if found := [name for name in NORMAL_MARKS if name in entries]:
-        if len(found) < len(NORMAL_MARKS):
-            raise WeightsError(
-                f"{path} is marked {found[0]} alone; {' and '.join(NORMAL_MARKS)} belong together"
-            )
-        return _edm(plain, *EDM_RANGE, "karras", "dpmpp_2m")
-    if EDM_MARKS[1] in entries:
-        low, high = (
-            float(checkpoint.source.read(name)) if name in entries else usual
-            for name, usual in zip(EDM_MARKS, EDM_LEVELS, strict=True)
-        )
-        return _edm(plain, low, high, "exponential", "euler")
+    found = [name for name in NORMAL_MARKS if name in entries]
+    if len(found) == 1:
+        raise WeightsError(f"{path} is marked {found[0]} alone; {' and '.join(NORMAL_MARKS)} belong together")
+    if levels := levels_of(checkpoint.source):
+        walk = ("karras", "dpmpp_2m") if NORMAL_MARKS[0] in entries else ("exponential", "euler")
+        return _edm(plain, *levels, *walk)
     if "ztsnr" in entries and plain.predicts == "v" and isinstance(plain.schedule, Table):
         defaults = replace(plain.defaults, grid="trailing", final="zero")
         return replace(plain, schedule=zero_snr(plain.schedule), defaults=defaults)

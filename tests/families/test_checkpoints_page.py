@@ -11,8 +11,9 @@ import pytest
 
 from sfumato.families import flows, stable
 from sfumato.families.family import BESIDE, Family
+from sfumato.families.marks import EDM_DATA, EDM_LEVELS, EDM_RANGE
 from sfumato.families.published import FAMILIES
-from sfumato.families.told import EDM_DATA, EDM_LEVELS, EDM_RANGE, by_size
+from sfumato.families.told import by_size
 from sfumato.process.schedule import Flow
 from sfumato.process.table import scaled_linear, zero_snr
 
@@ -130,7 +131,10 @@ def test_latents_and_sizes_are_what_the_page_says(name: str) -> None:
 def test_every_row_and_every_family_of_these_tables_is_looked_at() -> None:
     marked = {name for name in table("Process") if "`" in name}
     assert table("Process").keys() - marked == PROCESS.keys()
-    assert table("Latents and sizes").keys() == LATENTS.keys() | {"tiny autoencoders (TAESD)", "Playground 2.5"}
+    assert table("Latents and sizes").keys() == LATENTS.keys() | {
+        "tiny autoencoders (TAESD)",
+        "Playground 2.5",
+    }
     ours: list[Family] = [family for family in FAMILIES if family.name in NAMES]
     assert {id(family) for family in ours} == {id(family) for family in PROCESS.values()}
     assert BESIDE["flux", 96].guidance == 30.0
