@@ -87,11 +87,11 @@ def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint
     parts = dict(checkpoint.parts)
     alone = [one.parts["text"] for one in others if list(one.parts) == ["text"] and not one.source.parts]
     alone = sorted(alone, key=lambda part: int(part.config.width))
-    for one, two in pairwise(alone):
-        if one.config.width == two.config.width:
+    for first, second in pairwise(alone):
+        if first.config.width == second.config.width:
             raise WeightsError(
-                f"{two.source.path} holds a CLIP encoder of width {two.config.width}, as {one.source.path} does: leave "
-                "one of them out"
+                f"{second.source.path} holds a CLIP encoder of width {second.config.width}, as {first.source.path} "
+                "does: leave one of them out"
             )
     free = [place for place in ("text", "text_2") if place not in parts]
     if len(alone) == 1 and alone[0].config.width >= WIDE:
