@@ -5,14 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sfumato.errors import InvalidRequest, UnknownName
 
-MODELS = {"sd1": ("",), "sd2": ("open",), "sdxl": ("", "open"), "sd3": ("", "open"), "flux": ("",)}
-"""The CLIP encoders of each family, by how they pad; T5's vocabulary comes with a checkpoint and is not shown."""
+if TYPE_CHECKING:
+    from sfumato.text.prompt.parts import Words
+
+MODELS = {
+    "sd1": ("",),
+    "sd2": ("open",),
+    "sdxl": ("", "open"),
+    "sd3": ("", "open"),
+    "flux": ("",),
+    "emoji": ("own",),
+}
+"""The encoders of each family: CLIP's by how they pad, and the built-in model's own.
+
+T5's vocabulary comes with a checkpoint and is not shown.
+"""
 
 
 @click.command()
@@ -77,6 +90,11 @@ def facts(text: str, dialect: str, steps: int, model: str) -> dict[str, Any]:
     line = timeline(parsed, steps)
     encoders = {}
     for number, kind in enumerate(MODELS[model]):
+        if kind == "own":
+            encoders["text"] = [
+                [built_in(words, dialect) for words in part.words] for part in line.conditions
+            ]
+            continue
         vocabulary = clip_vocabulary(pad=0 if kind else None, embeddings=stand)
         shown = []
         for part in line.conditions:
@@ -102,6 +120,7 @@ def facts(text: str, dialect: str, steps: int, model: str) -> dict[str, Any]:
         encoders["text" if number == 0 else f"text_{number + 1}"] = shown
     return {
         "prompt": text,
+        "room": 30 if model == "emoji" else 75,
         "dialect": dialect,
         "model": model,
         "adapters": [
@@ -115,6 +134,25 @@ def facts(text: str, dialect: str, steps: int, model: str) -> dict[str, Any]:
         ],
         "encoders": encoders,
     }
+
+
+def built_in(words: Words, dialect: str) -> dict[str, Any]:
+    """What the built-in model's encoder, which has one row of 30 tokens, reads of ``words``."""
+    from sfumato.families.table import ASSETS
+    from sfumato.text.encoder import VOCABULARY_FILE
+    from sfumato.text.prompt.single import single_row
+    from sfumato.text.tokens import MAX_TOKENS, Tokenizer
+
+    tokenizer = Tokenizer.load(ASSETS / VOCABULARY_FILE)
+    row = single_row(words, tokenizer.pieces, MAX_TOKENS - 2, dialect)
+    pieces = [tokenizer.vocabulary[i] for i in row.ids]
+    # Pieces that go on a word begin with ##; here, as in CLIP, a piece that ends one is marked.
+    ends = [not after.startswith("##") for after in [*pieces[1:], ""]]
+    tokens = [
+        {"id": i, "token": piece.removeprefix("##") + ("</w>" if end else ""), "weight": weight}
+        for i, piece, end, weight in zip(row.ids, pieces, ends, row.weights, strict=True)
+    ]
+    return {"share": words.share, "sections": [{"weight": 1.0, "rows": [tokens]}], "dropped": row.dropped}
 
 
 def show(told: dict[str, Any], steps: int, colour: bool) -> None:
@@ -137,7 +175,8 @@ def show(told: dict[str, Any], steps: int, colour: bool) -> None:
                 for row in section["rows"]:
                     row_number += 1
                     click.echo(
-                        f"({number}){share} row {row_number}, {len(row)} of 75 tokens{weight}: ", nl=False
+                        f"({number}){share} row {row_number}, {len(row)} of {told['room']} tokens{weight}: ",
+                        nl=False,
                     )
                     click.echo(" ".join(_token(t["token"], t["weight"], colour) for t in row))
             if words["dropped"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,28 @@ def test_a_million_keys_are_refused_by_the_header(tmp_path: Path) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(WeightsError, match="more than 65,536 tensors"):
         load_adapter(path)
+
+
+def test_metadata_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A header that says it is larger than any, one that is, and a pickled adapter that unpacks to a thousandfold."""
+    tensors = {f"{LAYER}.lora_down.weight": A, f"{LAYER}.lora_up.weight": B}
+    path = saved(tmp_path / "many.safetensors", tensors, {"ss_tag_frequency": "x" * 17_000_000})
+    with pytest.raises(WeightsError, match=r"many\.safetensors"):
+        load_adapter(path)
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(WeightsError, match=r"many\.safetensors"):
+        load_adapter(path)
+    torch.save({key: torch.zeros(4_000_000) for key in tensors}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for item in plain.infolist():
+            bomb.writestr(item.filename, plain.read(item))
+    with pytest.raises(WeightsError, match=r"bomb\.pt"):
+        load_adapter(tmp_path / "bomb.pt", allow_pickle=True)
+    with pytest.raises(WeightsError, match="pickle"):
+        load_adapter(tmp_path / "bomb.pt")
 
 
 def test_partial_loading_reports_what_it_leaves_out(tmp_path: Path) -> None:

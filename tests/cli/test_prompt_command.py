@@ -44,6 +44,13 @@ def test_what_a_plain_prompt_drops(capsys: pytest.CaptureFixture[str]) -> None:
     assert "row 2, 5 of 75" in told(capsys, "cat " * 80)
 
 
+def test_the_built_in_models_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    """One row of its own pieces; what does not fit is counted, as by the model."""
+    shown = told(capsys, "a (palm:1.5) BREAK xylophonist", "--model", "emoji")
+    assert shown.splitlines() == ["(0) row 1, 8 of 30 tokens: a palm:1.5 x- y- lo- ph- oni- st"]
+    assert "50 more tokens are not read" in told(capsys, "cat " * 80, "--model", "emoji")
+
+
 def test_wildcards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "pet.txt").write_text("cat\ndog\n")
     lists = ("--wildcards", str(tmp_path))
