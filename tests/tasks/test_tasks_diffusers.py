@@ -11,6 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.engine.run import run
+from sfumato.noise import Stream
+from sfumato.process.estimate import Estimate
+from sfumato.process.grid import make_grid, tail
+from sfumato.process.level import Level
+from sfumato.process.table import scaled_linear
+from sfumato.samplers import SAMPLERS
 from sfumato.tasks.control import Control
 from sfumato.tasks.handover import handover
 from sfumato.tasks.hole import hidden
@@ -31,17 +38,17 @@ from tests.peers.picture_pipelines import (
     photo,
     unfolded,
 )
-from tests.peers.pipelines import Case
+from tests.peers.pipelines import PNDM, Case
 
 F64, F32 = torch.float64, torch.float32
 DTYPES = ((F64, 1e-5), (F32, 1e-4))
 WIDTH, HEIGHT = 32, 48
 PROMPT, AVOID = "a red cat at night", "dog"
-COMMON: dict[str, Any] = {"prompt": PROMPT, "negative": AVOID, "steps": 5, "guidance": 4.0, "seed": 3}
+COMMON: dict[str, Any] = {"prompt": PROMPT, "negative": AVOID, "steps": 3, "guidance": 4.0, "seed": 3}
 THEIRS: dict[str, Any] = {
     "prompt": PROMPT,
     "negative_prompt": AVOID,
-    "num_inference_steps": 5,
+    "num_inference_steps": 3,
     "guidance_scale": 4.0,
     "output_type": "latent",
 }
@@ -70,7 +77,7 @@ def hole_of(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 
 @cases("sd1")
-@pytest.mark.parametrize("strength", [0.35, 0.6, 1.0])
+@pytest.mark.parametrize("strength", [0.7, 1.0])
 def test_image2image(case: Case, strength: float) -> None:
     image, noise = photo(WIDTH, HEIGHT), draw(case.model(F64), WIDTH, HEIGHT)
     pipe = as_kind(case.pipe, diffusers.StableDiffusionImg2ImgPipeline)
@@ -97,7 +104,9 @@ def test_inpainting_by_the_known_region(case: Case, strength: float) -> None:
     shown = {"image": Image.fromarray(image), "mask_image": Image.fromarray(mask)}
     with noise_of(pipe, noise):
         expected = pipe(**shown, height=HEIGHT, width=WIDTH, strength=strength, **THEIRS).images
-    agree(case, Inpaint, expected, image=image, mask=mask, strength=strength, sampler="ddim", **COMMON)
+    agree(
+        case, Inpaint, expected, image=image, mask=mask, strength=strength, repeat=1, sampler="ddim", **COMMON
+    )
 
 
 @cases("inpaint")
@@ -119,18 +128,16 @@ def test_inpainting_by_a_model_that_was_trained_to(case: Case, strength: float) 
 
 
 @cases("instruct")
-@pytest.mark.parametrize("hold", [1.0, 1.8])
-def test_instructions_with_two_guidances(case: Case, hold: float) -> None:
+def test_instructions_with_two_guidances(case: Case) -> None:
     image, noise = photo(WIDTH, HEIGHT), draw(case.model(F64), WIDTH, HEIGHT)
     pipe = as_kind(case.pipe, diffusers.StableDiffusionInstructPix2PixPipeline)
     with noise_of(pipe, noise):
-        expected = pipe(image=Image.fromarray(image), image_guidance_scale=hold, **THEIRS).images
-    agree(case, Instruct, expected, image=image, image_guidance=hold, sampler="ddim", **COMMON)
+        expected = pipe(image=Image.fromarray(image), image_guidance_scale=1.8, **THEIRS).images
+    agree(case, Instruct, expected, image=image, image_guidance=1.8, sampler="ddim", **COMMON)
 
 
 @cases("x4")
-@pytest.mark.parametrize("level", [0, 20])
-def test_the_upscaler(case: Case, level: int) -> None:
+def test_the_upscaler(case: Case) -> None:
     """Our noise for the small picture has a seed of its own; diffusers draws it before the latents'."""
     model, side, times = case.model(F64), (24, 32), 2  # the tiny autoencoder's; the real one's factor is 4
     image, noise = photo(*side), draw(model, times * side[0], times * side[1])
@@ -139,16 +146,16 @@ def test_the_upscaler(case: Case, level: int) -> None:
     )
     assert noise.shape[1:] == (4, side[1], side[0])
     with noise_of(case.pipe, over.double(), noise):
-        expected = case.pipe(image=Image.fromarray(image), noise_level=level, **THEIRS).images
-    agree(case, Upscale, expected, image=image, noise_level=level, sampler="ddim", **COMMON)
+        expected = case.pipe(image=Image.fromarray(image), noise_level=20, **THEIRS).images
+    agree(case, Upscale, expected, image=image, noise_level=20, sampler="ddim", **COMMON)
 
 
 @cases("refiner")
 def test_the_refiner_from_a_picture(case: Case) -> None:
     image, noise = photo(WIDTH, HEIGHT), draw(case.model(F64), WIDTH, HEIGHT)
     with noise_of(case.pipe, noise):
-        expected = case.pipe(image=Image.fromarray(image), strength=0.6, **THEIRS).images
-    agree(case, Image2Image, expected, image=image, strength=0.6, **COMMON)
+        expected = case.pipe(image=Image.fromarray(image), strength=0.7, **THEIRS).images
+    agree(case, Image2Image, expected, image=image, strength=0.7, **COMMON)
 
 
 @cases("sdxl")
@@ -175,7 +182,7 @@ def test_the_refiner_goes_on_where_the_base_stopped(
 def test_kontext_reads_the_picture_as_tokens(case: Case) -> None:
     width, height = 64, 80
     image, noise = photo(width, height), draw(case.model(F64), width, height)
-    told = {"prompt": PROMPT, "num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}
+    told = {"prompt": PROMPT, "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
     with noise_of(case.pipe):
         out = case.pipe(
             image=Image.fromarray(image),
@@ -186,7 +193,7 @@ def test_kontext_reads_the_picture_as_tokens(case: Case) -> None:
             latents=folded(noise),
             **told,
         ).images
-    fields = {"image": image, "prompt": PROMPT, "steps": 3, "guidance": 4.0, "seed": 3}
+    fields = {"image": image, "prompt": PROMPT, "steps": 2, "guidance": 4.0, "seed": 3}
     assert case.model(F32).name == "kontext"
     agree(case, Instruct, unfolded(out, *noise.shape[-2:]), **fields)
 
@@ -197,11 +204,11 @@ def test_fill_reads_mask_and_masked_picture(case: Case) -> None:
     image, noise = photo(width, height), draw(case.model(F64), width, height)
     mask = np.zeros((height, width), bool)
     mask[11:50, 5:41] = True
-    told = {"prompt": PROMPT, "num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}
+    told = {"prompt": PROMPT, "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
     shown = {"image": Image.fromarray(image), "mask_image": Image.fromarray(mask)}
     with noise_of(case.pipe):
         out = case.pipe(**shown, height=height, width=width, latents=folded(noise), **told).images
-    fields = {"image": image, "mask": mask, "prompt": PROMPT, "steps": 3, "guidance": 4.0, "seed": 3}
+    fields = {"image": image, "mask": mask, "prompt": PROMPT, "steps": 2, "guidance": 4.0, "seed": 3}
     agree(case, Inpaint, unfolded(out, *noise.shape[-2:]), keep="free", **fields)
 
 
@@ -209,11 +216,11 @@ def test_fill_reads_mask_and_masked_picture(case: Case) -> None:
 def test_a_map_that_the_picture_follows(case: Case) -> None:
     width, height = 64, 80
     image, noise = photo(width, height), draw(case.model(F64), width, height)
-    told = {"prompt": PROMPT, "num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}
+    told = {"prompt": PROMPT, "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
     shown = {"control_image": Image.fromarray(image), "height": height, "width": width}
     with noise_of(case.pipe):
         out = case.pipe(**shown, latents=folded(noise), **told).images
-    fields = {"image": image, "prompt": PROMPT, "steps": 3, "guidance": 4.0, "seed": 3}
+    fields = {"image": image, "prompt": PROMPT, "steps": 2, "guidance": 4.0, "seed": 3}
     agree(case, Control, unfolded(out, *noise.shape[-2:]), **fields)
 
 
@@ -224,5 +231,35 @@ def test_a_map_of_depth(case: Case) -> None:
     pipe = as_depth(case.pipe)
     map_of = torch.from_numpy(depth).double().mean(-1)[None] / 127.5 - 1
     with noise_of(pipe, noise):
-        expected = pipe(image=Image.fromarray(image), depth_map=map_of, strength=0.6, **THEIRS).images
-    agree(case, Control, expected, image=depth, begin=image, strength=0.6, sampler="ddim", **COMMON)
+        expected = pipe(image=Image.fromarray(image), depth_map=map_of, strength=0.7, **THEIRS).images
+    agree(case, Control, expected, image=depth, begin=image, strength=0.7, sampler="ddim", **COMMON)
+
+
+def test_pndm_that_begins_half_way_is_a_level_behind_in_diffusers_and_not_here() -> None:
+    """With the true noise told at every level, every sampler ends at the picture exactly; diffusers' img2img does not.
+
+    It leaves out steps from the front of a list in which PLMS' second level stands twice, and the scheduler still takes
+    the second of what is left for the repetition: x stays where it was, and the network is told the next level.
+    """
+    theirs = diffusers.PNDMScheduler(**PNDM)
+    draws = torch.Generator().manual_seed(1)
+    x0, noise = (torch.randn(1, 50, generator=draws, dtype=F64) for _ in range(2))
+
+    def off(skipped: int) -> float:
+        theirs.set_timesteps(10)
+        x = theirs.add_noise(x0, noise, theirs.timesteps[skipped : skipped + 1])
+        for time in theirs.timesteps[skipped:]:
+            x = theirs.step(noise, time, x).prev_sample
+        last = float(theirs.alphas_cumprod[0])
+        return far(x, last**0.5 * x0 + (1 - last) ** 0.5 * noise)
+
+    assert off(0) < 1e-5
+    assert off(4) > 0.1
+
+    async def denoise(x: Tensor, at: Level) -> Estimate:
+        return Estimate(at, (x - at.sigma * noise) / at.alpha, noise)
+
+    grid = tail(make_grid("leading", steps=10, schedule=scaled_linear(), final="first"), 0.6)
+    start = grid[0].alpha * x0 + grid[0].sigma * noise
+    found = run(SAMPLERS["pndm"].walk(start, grid, denoise, Stream([0], (50,))))
+    assert far(found, grid[-1].alpha * x0 + grid[-1].sigma * noise) < 1e-10
