@@ -44,8 +44,9 @@ def is_for(path: Path) -> bool:
     """Whether ``path`` is a diffusers folder whose denoiser is of a class that is not native."""
     try:
         named = denoiser_of(read_json(path / MODEL_INDEX))[1] if (path / MODEL_INDEX).is_file() else ""
-        if named == "UNet2DModel" and (path / "unet" / "config.json").is_file():
-            return bool(odd_pixels(read_json(path / "unet" / "config.json")))
+        for config in (path / "unet" / "config.json", path / "config.json"):
+            if named == "UNet2DModel" and config.is_file():
+                return bool(odd_pixels(read_json(config)))
     except WeightsError:
         return False
     return bool(named) and named not in NATIVE_CLASSES

@@ -277,7 +277,24 @@ def _open_folder(folder: Path, variant: str | None, allow_pickle: bool) -> Sourc
         raise WeightsError(f"{folder / MODEL_INDEX} names more than {MAX_PARTS} components")
     places = {name: inside(folder, name) for name in names}
     parts = {n: _open_component(p, variant, allow_pickle) for n, p in places.items() if p.is_dir()}
+    for name in names:  # some of the first folders (DDPM's) keep components beside the index
+        if name not in parts and (found := _beside(folder, index[name], variant, allow_pickle)):
+            parts[name] = found
     return replace(join(parts, folder), config=index)
+
+
+def _beside(folder: Path, told: object, variant: str | None, allow_pickle: bool) -> Source | None:
+    """The component whose settings, of the class ``told`` (library, class), lie in ``folder`` itself; None without."""
+    wanted = told[-1] if isinstance(told, list) else None
+    for name in CONFIGS:
+        if not (folder / name).is_file():
+            continue
+        config = read_json(inside(folder, name))
+        if config.get("_class_name") == wanted:
+            choice = choose(folder, variant) if name == CONFIGS[0] else None
+            source = Source(folder, {}) if choice is None else _open_choice(folder, choice, allow_pickle)
+            return replace(source, config=config)
+    return None
 
 
 def _open_component(folder: Path, variant: str | None, allow_pickle: bool) -> Source:

@@ -156,3 +156,19 @@ def test_older_names_of_attention_are_read(tmp_path: Path) -> None:
     found = opened(tmp_path).denoiser.network.state_dict()
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
+
+
+def test_components_that_lie_beside_the_index_are_read(tmp_path: Path) -> None:
+    pixel_unet("ddpm attention", diffusers.DDPMScheduler(variance_type="fixed_large"), tmp_path)
+    expected = opened(tmp_path)
+    for file in [*(tmp_path / "unet").iterdir(), *(tmp_path / "scheduler").iterdir()]:
+        file.rename(tmp_path / file.name)
+    (tmp_path / "unet").rmdir()
+    (tmp_path / "scheduler").rmdir()
+    found = opened(tmp_path)
+    assert found.defaults == expected.defaults
+    assert found.defaults.sampler == "ddpm(variance=large)"
+    for key, tensor in expected.denoiser.network.state_dict().items():
+        assert torch.equal(found.denoiser.network.state_dict()[key], tensor), key
+    with open_source(tmp_path) as source:
+        assert inspect(source).family == "pixels"
