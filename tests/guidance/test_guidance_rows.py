@@ -16,6 +16,8 @@ from sfumato.families.gaussian import mixture
 from sfumato.guidance import guide
 from sfumato.guidance.classifier import classifier
 from sfumato.guidance.constraints import clip, dynamic_threshold, known
+from sfumato.guidance.interval import interval
+from sfumato.guidance.perturbed import perturbed, steps_from
 from sfumato.guidance.rows import each_row
 from sfumato.guidance.several import autoguidance, composed
 from sfumato.noise import Stream
@@ -63,6 +65,18 @@ MAKERS: dict[str, Callable[[], Denoise]] = {
     "cfgpp": by("cfgpp(threshold=0.9)", 0.6),
     "zero_star": by("zero_star(zero=1, rescale=0.5)"),
     "apg": by("apg(norm=1.5, eta=0.3)"),
+    "perturbed": lambda: perturbed(
+        MODEL.denoise,
+        A,
+        EMPTY,
+        B,
+        scale=3.0,
+        push=2.0,
+        prediction=MODEL.denoiser.prediction,
+        rescale=0.7,
+        guides=interval(0.2, 0.9),
+        pushes=steps_from(GRID, 0.1, 0.7),
+    ),
     "classifier": lambda: classifier(one(EMPTY), log_prob, 3.0),
     "composed": lambda: composed(MODEL.denoise, [(A, 1.0), (B, -0.5)], [(EMPTY, 1.0)], 3.0),
     "autoguidance": lambda: autoguidance(one(A), one(EMPTY), 2.0),

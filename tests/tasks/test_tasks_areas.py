@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sfumato.codec import Identity
@@ -207,6 +209,23 @@ def test_a_map_of_colours_is_areas() -> None:
 def test_regions_that_are_refused(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidRequest, match=word):
         run(make(Compose, prompt="left", **fields)(toy()))
+
+
+AREAS = ["rect(", "0", ",", "50%", ")", ":", " a cat", "ellipse(", "color(red)", "alpha", "+", "outside("]
+
+
+@given(st.lists(st.sampled_from(AREAS), max_size=12).map("".join) | st.text(max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_any_region_and_any_layers_are_read_or_refused_with_a_sentence(text: str) -> None:
+    for kind, fields in (
+        (Compose, {"regions": (text,)}),
+        (Style, {"layers": text, "image": np.zeros((2, 2, 3), np.uint8)}),
+    ):
+        try:
+            found = repr(make(kind, prompt="left", **fields))
+        except InvalidRequest as error:
+            found = str(error)
+        assert 10 < len(found) < 3000
 
 
 def test_areas_and_tokens() -> None:
