@@ -75,10 +75,11 @@ class Applied:
 
         What can be wrong with them is found before anything is changed; see ``apply`` for the errors.
         """
+        touched = {where for adapter, _ in adapters for layer in adapter.layers for where in layer.places}
         for where, network in self.networks.items():
-            if any(isinstance(part, Adding) for part in network.layers.values()):
+            if where in touched and any(isinstance(part, Adding) for part in network.layers.values()):
                 raise InvalidRequest(
-                    f"the network {where!r} is packed: adapt the plain network, and pack it after merging"
+                    f"the network {where!r} is packed: adapt the plain network (a checkpoint loaded without packed)"
                 )
         placed, acts = _choose([self._place(adapter) for adapter, _ in adapters], adapters)
         self._check(acts)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.nn.clip import ClipText
+from sfumato.nn.quantized import Quantized
 from sfumato.nn.t5 import T5Encoder
 from sfumato.weights.header import short
 from sfumato.weights.source import Source, open_source
@@ -110,6 +111,10 @@ class Words:
                 if where not in encoders:
                     raise WeightsError(
                         f"the embedding {each.name!r} has vectors for {where}, which this model does not have"
+                    )
+                if isinstance(encoders[where].token, Quantized):
+                    raise InvalidRequest(
+                        f"the tokens of {where} are packed and can learn no word: load the checkpoint without packed"
                     )
                 table = tables.get(where, encoders[where].token.weight.detach())
                 if vectors.shape[1] != table.shape[1]:
