@@ -13,11 +13,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.adapters import Network, Strength, apply, load_adapter, load_embedding, teach
+from sfumato.adapters import (
+    Network,
+    Strength,
+    apply,
+    load_adapter,
+    load_embedding,
+    metadata_for,
+    save_adapter,
+    teach,
+)
 from sfumato.adapters.apply import Applied
 from sfumato.adapters.embedding import Words
 from sfumato.adapters.found import Use, by_hash, digest, files_in, find, named, use, use_of
 from sfumato.adapters.read import Adapter
+from sfumato.device import dtype_named
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.model import Model, Seams
 from sfumato.picture.recipe import Recipe
@@ -127,6 +137,29 @@ class Adapters:
                 f"no adapter {name!r} acts; there are {', '.join(one.name for one in self.standing) or 'none'}"
             )
         self._put(left)
+
+    def write(
+        self, source: File, target: File, layout: str, *, title: str = "", dtype: str | None = None
+    ) -> tuple[Path, tuple[str, ...]]:
+        """Write the adapter ``source`` of this model to ``target`` in ``layout``; the file, and what should be told.
+
+        See adapters.save_adapter. The header says what kohya's and ModelSpec's fields say of it, and keeps the trigger
+        phrase. InvalidRequest if ``target`` exists.
+        """
+        if Path(target).exists():
+            raise InvalidRequest(f"{target} exists: give another name")
+        adapter, _ = self._adapter(Use(path=Path(source)))
+        known = ("modelspec.author", "modelspec.trigger_phrase", "modelspec.license", "modelspec.description")
+        kept = {
+            name.removeprefix("modelspec."): adapter.metadata[name]
+            for name in known
+            if name in adapter.metadata
+        }
+        told = title or adapter.metadata.get("modelspec.title", "") or named(Path(source))
+        facts = metadata_for(adapter, self.model.name, title=told, **kept)
+        wanted = None if dtype is None else dtype_named(dtype, "cpu")
+        places = self._places(self._seams())
+        return save_adapter(target, adapter, places, layout, dtype=wanted, metadata=facts), adapter.notes
 
     @contextmanager
     def during(self, task: Any, exactly: Exactly | None = None) -> Iterator[Acting]:

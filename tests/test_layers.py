@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"errors", "files", "device", "process", "nn", "weights", "data", *VALUES},
     "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},
 }
-MAY_IMPORT["adapted"] = {"errors", "adapters", "model", "picture", "text"}
+MAY_IMPORT["adapted"] = {"errors", "adapters", "device", "model", "picture", "text"}
 MAY_IMPORT["remaking"] = {"errors", "model", "picture"}
 MAY_IMPORT["loaded"] = {"errors", "ask", "process", "adapted", "engine", "families", "model", "picture"}
 MAY_IMPORT["loaded"] |= {"preview", "tasks"}

@@ -13,6 +13,7 @@ import sfumato
 from sfumato.errors import SfumatoError
 
 COMMANDS = {
+    "adapter": ("sfumato.cli.adapter:command", "Write an adapter in another layout."),
     "animate": ("sfumato.cli.animate:command", "Make a moving picture from key prompts."),
     "augment": ("sfumato.cli.augment:command", "Make a larger set of pictures from a set."),
     "cite": ("sfumato.cli.cite:command", "Print BibTeX of what a command line or a picture uses."),

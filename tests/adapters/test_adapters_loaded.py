@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sfumato
-from sfumato.adapters import Network, save_adapter, trained
+from sfumato.adapters import Network, describe, save_adapter, trained
 from sfumato.adapters.formula import Formula, Lora
 from sfumato.api import Loaded
 from sfumato.cli.main import main
@@ -196,3 +196,31 @@ def test_a_changed_file_is_read_again(folder: Path, tmp_path: Path) -> None:
     path.write_bytes(b"no weights")
     with pytest.raises(WeightsError):
         pixels(model, "a <lora:one:1>", dialect="a1111")
+
+
+def test_an_adapter_is_written_in_another_layout_and_acts_the_same(
+    model: Loaded, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = folder / "ink.safetensors", tmp_path / "ink-diffusers.safetensors"
+    assert main(["adapter", str(source), str(target), "--to", "diffusers", "--title", "Inks"]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    facts = describe(target)
+    assert (facts["title"], facts["layout"], facts["algorithms"]) == ("Inks", "diffusers", {"lora": 52})
+    found = []
+    for path in (source, target):
+        model.adapt(path, 0.8)
+        found.append(pixels(model))
+        model.adapters.remove()
+    assert np.array_equal(found[0], found[1])
+    for arguments, code, told in (
+        ((str(source), str(target), "--to", "kohya"), 2, "exists"),
+        ((str(source), str(tmp_path / "x"), "--to", "peft"), 2, "the layout 'peft' is for one network"),
+        (
+            (str(tmp_path / "no.safetensors"), str(tmp_path / "x"), "--to", "peft"),
+            5,
+            "cannot read the adapter",
+        ),
+    ):
+        assert main(["adapter", *arguments]) == code
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
