@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sfumato.errors import WeightsError
@@ -71,6 +72,7 @@ _VARIANTS = {"inpainting": "Inpaint", "instruct": "InstructPix2Pix", "Fill": "Fi
 _STEPS = {"num_train_timesteps": 1000}
 _LATENT_BETAS = {**_STEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _UPSCALER_BETAS = {**_STEPS, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
+START_WORD, END_WORD = "<|startoftext|>", "<|endoftext|>"
 _LONG = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
@@ -368,26 +370,32 @@ def is_projected(family: str | None, place: str) -> bool:
     return family == "sd3" or place == "text_2"
 
 
+@cache
+def _clip_words() -> tuple[bytes, bytes]:
+    """The vocabulary and the merges of CLIP, as a tokenizer's folder has them."""
+    found = pipeline().get_vocab(with_added_tokens=False)
+    names = [*sorted(found, key=lambda name: found[name]), START_WORD, END_WORD]
+    numbers = {name: number for number, name in enumerate(names)}
+    told = json.dumps(numbers, ensure_ascii=False, separators=(",", ":"))
+    return told.encode(), b"#version: 0.2\n" + gzip.decompress(MERGES.read_bytes())
+
+
 def clip_tokenizer(pad: str, length: int) -> dict[str, bytes]:
     """The files of a CLIP tokenizer's folder, which fills rows of ``length`` with ``pad``."""
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    vocabulary = sorted(pipeline().get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
-    names = [name for name, _ in vocabulary]
-    numbers = {name: number for number, name in enumerate([*names, start, end])}
+    words, merges = _clip_words()
     told = {
         "tokenizer_class": "CLIPTokenizer",
-        "bos_token": start,
-        "eos_token": end,
-        "unk_token": end,
+        "bos_token": START_WORD,
+        "eos_token": END_WORD,
+        "unk_token": END_WORD,
         "pad_token": pad,
         "model_max_length": length,
         "do_lower_case": True,
         "add_prefix_space": False,
         "errors": "replace",
     }
-    merges = gzip.decompress(MERGES.read_bytes())
     return {
-        "vocab.json": json.dumps(numbers, ensure_ascii=False, separators=(",", ":")).encode(),
-        "merges.txt": b"#version: 0.2\n" + merges,
+        "vocab.json": words,
+        "merges.txt": merges,
         "tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode(),
     }
