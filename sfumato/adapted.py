@@ -150,7 +150,7 @@ class Adapters:
             raise InvalidRequest(f"{target} exists: give another name")
         adapter, _ = self._adapter(Use(path=Path(source)))
         known = ("modelspec.author", "modelspec.trigger_phrase", "modelspec.license", "modelspec.description")
-        kept = {
+        kept: dict[str, Any] = {
             name.removeprefix("modelspec."): adapter.metadata[name]
             for name in known
             if name in adapter.metadata
@@ -159,7 +159,9 @@ class Adapters:
         facts = metadata_for(adapter, self.model.name, title=told, **kept)
         wanted = None if dtype is None else dtype_named(dtype, "cpu")
         places = self._places(self._seams())
-        return save_adapter(target, adapter, places, layout, dtype=wanted, metadata=facts), adapter.notes
+        return save_adapter(
+            Path(target), adapter, places, layout, dtype=wanted, metadata=facts
+        ), adapter.notes
 
     @contextmanager
     def during(self, task: Any, exactly: Exactly | None = None) -> Iterator[Acting]:
