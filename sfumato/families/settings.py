@@ -278,15 +278,8 @@ def _edm(predicts: str, low: float, high: float) -> Settings:
     if predicts == "v":
         more = {"prediction_type": "v_prediction", "sigma_schedule": "exponential", "sigma_data": 1.0}
         return {"_class_name": "EDMEulerScheduler", **told, **more}
-    more = {"prediction_type": "epsilon", "sigma_schedule": "karras", "sigma_data": 0.5}
-    solver = {"solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++"}
-    return {
-        "_class_name": "EDMDPMSolverMultistepScheduler",
-        **told,
-        **more,
-        **solver,
-        "final_sigmas_type": "zero",
-    }
+    more = {"prediction_type": "epsilon", "sigma_schedule": "karras", "sigma_data": 0.5, "solver_order": 2}
+    return {"_class_name": "EDMDPMSolverMultistepScheduler", **told, **more, "final_sigmas_type": "zero"}
 
 
 def schedulers(
@@ -381,7 +374,7 @@ def _clip_words() -> tuple[bytes, bytes]:
 
 
 def clip_tokenizer(pad: str, length: int) -> dict[str, bytes]:
-    """The files of a CLIP tokenizer's folder, which fills rows of ``length`` with ``pad``."""
+    """The files of the folder of a CLIP tokenizer that fills rows of ``length`` with ``pad``."""
     words, merges = _clip_words()
     told = {
         "tokenizer_class": "CLIPTokenizer",
