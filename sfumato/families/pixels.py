@@ -23,11 +23,15 @@ from sfumato.process.table import linear
 def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """The classes that the prompts name, or nothing where the network knows none.
 
-    InvalidRequest for a prompt to a network without classes, and for a prompt left out where there are some: no label
-    stands for none.
+    InvalidRequest for a prompt to a network without classes, and where there are some for a prompt left out and for
+    guidance: no label stands for none.
     """
     classes = kit.parts["denoiser"].config.classes
     if classes:
+        if any(p.guidance != 1 for p in prompts):
+            raise InvalidRequest(
+                "guidance other than 1 needs a label that stands for none, which this model was not trained with"
+            )
         return Cond(label=torch.tensor([class_of(p.text, kit.labels, classes, None) for p in prompts]))
     if any(p.text.strip() for p in prompts):
         raise InvalidRequest(

@@ -45,7 +45,7 @@ class Class2Image(Sized):
         if want.label is None:
             raise InvalidRequest(
                 f"the model {model.name!r} knows sentences and no classes: use text2image; models with classes are "
-                "those of the recipe digits and the closed-form mixtures"
+                "DiT, U-Nets on pixels by class, those of the recipe digits and the closed-form mixtures"
             )
         if to.split:
             return await one_by_one(self, model)

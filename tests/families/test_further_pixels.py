@@ -114,6 +114,8 @@ def test_defaults_classes_and_what_is_refused(tmp_path: Path) -> None:
     assert far(seven, eight) > 1e-2
     with pytest.raises(InvalidRequest, match="no class: allowed are 0 to 9"):
         model.conditioner([Prompt(text="")])
+    with pytest.raises(InvalidRequest, match="guidance other than 1"):
+        walked(model, Class2Image(label="7", steps=2, guidance=4.0))  # type: ignore[arg-type]
     pixel_unet("grey", diffusers.DDPMScheduler(), tmp_path / "grey")
     grey = opened(tmp_path / "grey")
     assert grey.codec.shape(16, 16) == (1, 16, 16)
