@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,10 +22,6 @@ class Handed(Cond):
 
     later: Cond
 
-    def named(self) -> dict[str, Tensor]:
-        """The tensors that are there, by door: the first model's."""
-        return {name: value for name, value in Cond.named(self).items() if name != "later"}
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Handover(Model):
@@ -40,7 +36,8 @@ class Handover(Model):
     async def embed(self, prompts: Sequence[str | Prompt]) -> Cond:
         """The conditions for ``prompts`` of both models."""
         first, later = await Model.embed(self, prompts), await self.later.embed(prompts)
-        return Handed(**first.named(), later=later)
+        own: dict[str, Any] = first.named()
+        return Handed(**own, later=later)
 
     async def denoise(self, x: Tensor, at: Level, *conds: Cond, grad: bool = False) -> tuple[Estimate, ...]:
         """One estimate of rows ``x`` for each condition, by the model whose time it is."""
@@ -66,14 +63,17 @@ def handover(first: Model, later: Model, part: float) -> Handover:
             "of guidance differ; the refiner of Stable Diffusion XL goes on with Stable Diffusion XL"
         )
     t_max = first.denoiser.schedule.t_max
-    both = hashlib.sha256(f"{first.hash} {later.hash} {part}".encode()).hexdigest
+
+    def both() -> str:  # when asked for: it reads all weights
+        return hashlib.sha256(f"{first.hash} {later.hash} {part}".encode()).hexdigest()
+
     own = {f.name: getattr(first, f.name) for f in fields(Model)}
     own |= {"name": f"{first.name}+{later.name}@{part:g}", "identity": both}
     return Handover(**own, later=later, until=(1 - part) * t_max)
 
 
 def _later(cond: Any) -> Cond:
-    """The later model's own condition; InvalidRequest for one that was made of several."""
+    """The later model's own condition, in the same manner; InvalidRequest for one that was made of several."""
     if not isinstance(cond, Handed):
         raise InvalidRequest("conditions of two models cannot be mixed: leave the refiner out")
-    return cond.later
+    return cond.later if cond.manner is None else replace(cond.later, manner=cond.manner)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from sfumato.process.estimate import Denoise, Fresh, Walk
-from sfumato.process.grid import Grid
 from sfumato.process.level import Level
 
 VISITS = 1000
@@ -20,7 +20,7 @@ def repeated(walk: Walk, times: int) -> Walk:
     begins anew with each.
     """
 
-    async def over(x: Any, grid: Grid, denoise: Denoise, fresh: Fresh) -> Any:
+    async def over(x: Any, grid: Sequence[Level], denoise: Denoise, fresh: Fresh) -> Any:
         for k in range(len(grid) - 1):
             at, to = grid[k], grid[k + 1]
             rounds = times if k < len(grid) - 2 else 1

@@ -47,7 +47,7 @@ def tiled(denoise: Branches, window: tuple[int, ...], overlap: float = 0.5) -> B
 
 def _cut(cond: Cond, x: Tensor, place: tuple[slice, slice]) -> Cond:
     """``cond`` with what lies beside x, or is a picture of its size to look at, cut as x is."""
-    parts = {
+    parts: dict[str, Any] = {
         name: part[(..., *place)]
         for name, part in (("channels", cond.channels), ("reference", cond.reference))
         if part is not None and part.shape[-2:] == x.shape[-2:]
