@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -15,17 +16,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from sfumato.ask import gather
 from sfumato.condition import Cond
 from sfumato.errors import InvalidRequest
+from sfumato.guidance.classifier_free import Branches
 from sfumato.picture.read import Read
 from sfumato.picture.shapes import is_form, parse_mask
-from sfumato.process.estimate import Denoise, Estimate
+from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
 from sfumato.tasks.canvas import sized
 from sfumato.tasks.given import MaybePicture
 from sfumato.tasks.hole import feathered
 from sfumato.tasks.sampling import CONFIG, Prompted, Sized, Text, one_by_one, plan
+from sfumato.tasks.script import Script, scripted
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -79,16 +81,23 @@ class Compose(Sized, Prompted):
         for number in held:
             want, avoid = await to.conditions(sentences[number], self.negative)
             wants.append(want)
+        changing = any(isinstance(cond, Script) for cond in (*wants, avoid))
         if self.by == "attention":
+            if changing:
+                raise InvalidRequest(
+                    "by = attention reads sentences that are the same in all steps: use by = estimates for these"
+                )
             if not names or any(want.tokens is None for want in wants):
                 raise InvalidRequest(
                     f"by = attention: no layer of the model {model.name!r} attends to text; use by = estimates, "
                     "which any model can"
                 )
-            denoise = to.guided(merged(wants, parts), avoid)
+            want = merged(wants, parts)
         else:
-            denoise = divided([to.guided(want, avoid) for want in wants], parts / parts.sum(1, keepdim=True))
-        return to.result(await model.decode(await to.walk(to.start(), denoise)))
+            inner = scripted(to.branches, avoid, to.grid) if changing else to.branches
+            to = replace(to, branches=divided(inner))
+            want = Areas(conds=tuple(wants), parts=parts / parts.sum(1, keepdim=True))
+        return to.result(await model.decode(await to.walk(to.start(), to.guided(want, avoid))))
 
     def areas(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """The areas (1 + regions, H, W) for a picture of ``size``: what none covers, then each; they may overlap."""
@@ -108,10 +117,6 @@ class Compose(Sized, Prompted):
         rest = np.clip(1 - np.sum(masks, axis=0), 0, 1)
         found: NDArray[np.float32] = np.stack([rest, *masks]).astype(np.float32)
         return found
-
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for."""
-        return Sized.evaluations(self, defaults) if self.by == "attention" else None
 
 
 def parted(text: str) -> tuple[str, str]:
@@ -154,26 +159,54 @@ def merged(wants: list[Cond], regions: Tensor) -> Cond:
     return replace(wants[0], **doors)
 
 
-def divided(denoisers: list[Denoise], parts: Tensor) -> Denoise:
-    """The estimates of ``denoisers``, added by their ``parts`` (1, R, h, w), which sum to 1 everywhere.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Areas(Cond):
+    """Several conditions in the place of one, each for a part of the picture: ``parts`` (1, R, h, w) add up to 1.
 
-    (Bar-Tal et al. 2023, equation 5, of both ends of the estimates, which so stay on the line of x.)
+    A manner of its own is that of all of them.
     """
 
-    async def laid(x: Tensor, at: Level) -> Estimate:
-        found = await gather([_awaited(denoise, x, at) for denoise in denoisers])
-        weights = parts.to(x.device, x.dtype).unbind(1)
-        ends = [
-            sum(
-                (w[:, None] * end for w, end in zip(weights[1:], ends[1:], strict=True)),
-                weights[0][:, None] * ends[0],
-            )
-            for ends in zip(*((one.x0, one.eps) for one in found), strict=True)
-        ]
-        return Estimate(at, ends[0], ends[1], found[0].learned)
+    conds: tuple[Cond, ...]
+    parts: Tensor
+
+
+def divided(denoise: Branches) -> Branches:
+    """``denoise`` that also answers for Areas, by the sum of the answers for each, weighed by their parts.
+
+    (Bar-Tal et al. 2023, equation 5, of both ends of the estimates, which so stay on the line of x.) All are asked for
+    at once, and each that several need but once; guidance sees one answer for the whole picture.
+    """
+    kept: dict[Areas, tuple[Cond, ...]] = {}
+
+    def held(cond: Cond) -> tuple[Cond, ...]:
+        if not isinstance(cond, Areas):
+            return (cond,)
+        if cond not in kept:
+            own = cond.conds
+            kept[cond] = own if cond.manner is None else tuple(replace(c, manner=cond.manner) for c in own)
+        return kept[cond]
+
+    async def laid(x: Tensor, at: Level, *conds: Cond) -> tuple[Estimate, ...]:
+        asked = dict.fromkeys(part for cond in conds for part in held(cond))
+        found = dict(zip(asked, await denoise(x, at, *asked), strict=True))
+        return tuple(
+            _sum([found[part] for part in held(cond)], cond.parts) if isinstance(cond, Areas) else found[cond]
+            for cond in conds
+        )
 
     return laid
 
 
-async def _awaited(denoise: Denoise, x: Tensor, at: Level) -> Estimate:
-    return await denoise(x, at)
+def _sum(found: list[Estimate], parts: Tensor) -> Estimate:
+    """The estimates of all areas added by their ``parts``; what is said of the next step's noise too."""
+    first = found[0]
+    weights = parts.to(first.x0.device, first.x0.dtype)[:, :, None].unbind(1)
+
+    def added(ends: list[Any]) -> Any:
+        total = weights[0] * ends[0]
+        for weight, end in zip(weights[1:], ends[1:], strict=True):
+            total = total + weight * end
+        return total
+
+    learned = None if first.learned is None else added([one.learned for one in found])
+    return Estimate(first.at, added([one.x0 for one in found]), added([one.eps for one in found]), learned)

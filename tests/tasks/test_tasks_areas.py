@@ -182,6 +182,21 @@ def test_regions_are_of_their_own_sentence_and_a_seeds_own(model: Model, by: str
     alike(Compose, run(task(model)), model)
 
 
+def test_all_regions_are_asked_for_at_once_and_what_is_avoided_but_once() -> None:
+    asked: list[int] = []
+    task = make(Compose, prompt="left", regions=(*HALVES, "rect(0, 0, 25%, 25%): other"), steps=2)
+    run(task(small("dit")), lambda ask, reply: asked.append(len(reply)) if ask.verb == "denoise" else None)
+    assert asked == [4, 4], "three sentences and the negative; the prompt's own area is empty"
+    changing = make(
+        Compose, prompt="x", regions=("rect(0, 0, 50%, 100%): [left:right:1]",), dialect="a1111", steps=2
+    )
+    assert run(changing(small("dit"))).pixels[0].shape == (SIDE, SIDE, 3)
+    with pytest.raises(InvalidRequest, match="use by = estimates"):
+        run(replace(changing, by="attention")(small("dit")))
+    pushed = replace(task, guide="pag(layers=all)")
+    assert far(latent(pushed, small("dit")), latent(task, small("dit"))) > 1e-4
+
+
 def test_a_map_of_colours_is_areas() -> None:
     colours = np.zeros((SIDE, SIDE, 3), np.uint8)
     colours[:, : SIDE // 2] = (255, 0, 0)
