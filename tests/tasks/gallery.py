@@ -104,6 +104,19 @@ SECTIONS = (
         columns=6,
     ),
     Section(
+        name="storyboard",
+        title="A storyboard: several pictures that share their colours",
+        commands=(
+            'sfumato generate "house, flat style" --seed 4 -o house.png',
+            *(
+                f'sfumato style house.png "{what}" --source "house, flat style" --seed 3 -o {what}.png'
+                for what in ("tree", "sun", "car")
+            ),
+        ),
+        shown=(("house.png", "the first"), ("tree.png", "tree"), ("sun.png", "sun"), ("car.png", "car")),
+        seen="Each picture after the first looks at the first while it is made.",
+    ),
+    Section(
         name="interpolate",
         title="Interpolation",
         commands=(
