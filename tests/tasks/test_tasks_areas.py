@@ -28,6 +28,7 @@ from sfumato.process.level import Level
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Flow
 from sfumato.tasks.compose import Compose, at_latents, merged, parted
+from sfumato.tasks.image2image import Image2Image
 from sfumato.tasks.seamless import SHIFTS, Tile, rolled
 from sfumato.tasks.style import Style
 from sfumato.tasks.task import make
@@ -150,6 +151,17 @@ def test_style_is_refused_where_there_is_no_attention() -> None:
     for layers in ("", "up,2", "[0", "[0.5]", "(0)"):
         with pytest.raises(InvalidRequest, match="such as"):
             run(make(Style, image=picture(), prompt="left", layers=layers)(small("dit")))
+
+
+@pytest.mark.parametrize("text", ["pag(layers=all)", "seg(layers=[0], blur=1.5)", "slg(layers=1, stop=1)"])
+def test_guides_of_attention_walk_pictures_of_any_size_in_windows(model: Model, text: str) -> None:
+    image = picture(37, 21, seed=3)
+    fields = {"image": image, "prompt": "left", "tile": True, "strength": 0.75, "guide": text, "count": 2}
+    made = run(make(Image2Image, **fields)(model))
+    assert [pixels.shape for pixels in made.pixels] == [(21, 37, 3)] * 2
+    alike(Image2Image, made, model, image=image)
+    plain = run(make(Image2Image, **{**fields, "guide": "cfg"})(model))
+    assert not np.array_equal(made.pixels[0], plain.pixels[0])
 
 
 HALVES = ("rect(0, 0, 50%, 100%): left", "rect(50%, 0, 50%, 100%): right")
