@@ -15,7 +15,7 @@ from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family, Kit, Parts, is_kind
-from sfumato.families.sincos import class_of
+from sfumato.families.sincos import check_plain, class_of
 from sfumato.model import Defaults
 from sfumato.process.table import linear
 
@@ -26,6 +26,7 @@ def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     InvalidRequest for a prompt to a network without classes, and where there are some for a prompt left out and for
     guidance: no label stands for none.
     """
+    check_plain(prompts)
     classes = kit.parts["denoiser"].config.classes
     if classes:
         if any(p.guidance != 1 for p in prompts):

@@ -25,11 +25,21 @@ ALPHA_LENGTH, SIGMA_LENGTH = 120, 300
 """How many tokens of T5 PixArt-alpha and PixArt-Sigma read."""
 
 
+def check_plain(prompts: Sequence[Prompt]) -> None:
+    """Refuse weights, texts for other encoders and CLIP skip, which families of one plain text do not follow."""
+    if not all(prompt.plain for prompt in prompts):
+        raise InvalidRequest(
+            "this family reads a prompt as it is written: weights and blends (dialect), texts for other encoders and "
+            "clip_skip are not followed; leave them out"
+        )
+
+
 def pixart_condition(kit: Kit, prompts: Sequence[Prompt], length: int) -> Cond:
     """T5's states of the prompt in small letters, their padding masked; the picture's size where it is read.
 
     A negative prompt that nobody gave is the empty text.
     """
+    check_plain(prompts)
     network, config = kit.nets["text_3"], kit.parts["denoiser"].config
     assert kit.tokens is not None
     ids, mask, _ = kit.tokens([prompt.text.lower().strip() for prompt in prompts], length)
@@ -55,6 +65,7 @@ def sigma_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
 def class_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """The classes that the prompts name; an empty prompt is the last label, which stands for none."""
+    check_plain(prompts)
     nothing = kit.parts["denoiser"].config.classes - 1
     return Cond(label=torch.tensor([class_of(p.text, kit.labels, nothing, nothing) for p in prompts]))
 

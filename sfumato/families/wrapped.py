@@ -24,7 +24,7 @@ from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
 from sfumato.families.checkpoint import odd_pixels
 from sfumato.families.flows import shifted_twice
 from sfumato.families.listing import NATIVE_CLASSES, TIMES
-from sfumato.families.sincos import class_of, labels_of
+from sfumato.families.sincos import check_plain, class_of, labels_of
 from sfumato.families.told import SAMPLERS, Process, followed
 from sfumato.model import Conditioner, Defaults, Model
 from sfumato.nn.wrapped import Wrapped, WrappedConfig, WrappedVae, WrappedVaeConfig
@@ -218,6 +218,7 @@ def _conditioner(pipe: Any, network: Wrapped) -> Conditioner:
     labels, classes = labels_of({"id2label": dict(pipe.config).get("id2label") or {}}), _classes(network)
 
     def condition(prompts: Sequence[str | Prompt]) -> Cond:
+        check_plain([prompt for prompt in prompts if isinstance(prompt, Prompt)])
         texts = [prompt.text if isinstance(prompt, Prompt) else prompt for prompt in prompts]
         if "label" in network.names and classes:
             return Cond(label=torch.tensor([class_of(text, labels, classes, None) for text in texts]))

@@ -20,6 +20,7 @@ from sfumato.families.published import load_checkpoint
 from sfumato.families.shapes import dit
 from sfumato.tasks.text2image import Text2Image
 from sfumato.tasks.unconditional import Class2Image, Unconditional
+from sfumato.text.prompt.dialects import parse, parts_at
 from sfumato.weights.load import load_into
 from sfumato.weights.save import save_module, save_tensors
 from sfumato.weights.source import open_source
@@ -227,6 +228,14 @@ def test_no_two_rows_of_a_key_table_can_be_exchanged(case: Case) -> None:
             return [net(x, torch.tensor([431.0]), **doors)]
 
     check(part, say)
+
+
+@pytest.mark.parametrize("case", ["pixart sigma", "dit"], indirect=True)
+def test_what_is_not_followed_of_a_prompt_is_refused(case: Case) -> None:
+    part = parse("(red:1.4) cat", "a1111")
+    for prompt in (Prompt(text="9", part=parts_at(part, 0, 1)[0], dialect="a1111"), Prompt(text="9", skip=1)):
+        with pytest.raises(InvalidRequest, match="reads a prompt as it is written"):
+            case.model(F32).conditioner([prompt])
 
 
 @pytest.mark.parametrize("case", ["dit"], indirect=True)

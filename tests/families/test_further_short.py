@@ -72,7 +72,7 @@ def test_networks_and_walks(case: Case) -> None:
         assert far(walked(model, task)[0], wanted) < 10 * most
 
 
-@pytest.mark.parametrize("case", ["ssd", "vega"], indirect=True)
+@pytest.mark.parametrize("case", ["ssd"], indirect=True)
 def test_both_layouts_and_the_settings_hold_the_same(case: Case, tmp_path: Path) -> None:
     part = denoiser(case)
     module = load_into(part.make, part.source, part.table, part.layout)
@@ -96,7 +96,8 @@ def test_both_layouts_and_the_settings_hold_the_same(case: Case, tmp_path: Path)
         for name, tensor in module.state_dict().items():
             assert torch.equal(again.state_dict()[name], tensor), name
     told = network(part, "sdxl", vector=48)
-    theirs = diffusers.UNet2DConditionModel.from_config(told)
+    with torch.device("meta"):
+        theirs = diffusers.UNet2DConditionModel.from_config(told)
     state = case.pipe.unet.state_dict()
     assert {k: v.shape for k, v in theirs.state_dict().items()} == {k: v.shape for k, v in state.items()}
 
