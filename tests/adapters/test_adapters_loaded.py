@@ -19,7 +19,7 @@ from sfumato.errors import InvalidRequest, SfumatoError, WeightsError
 from sfumato.families.gaussian import mixture
 from sfumato.picture.png import read_recipe
 
-ASKED: dict[str, Any] = {"steps": 2, "seed": 7}
+ASKED: dict[str, Any] = {"steps": 1, "seed": 7}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_models_without_networks_take_none(folder: Path) -> None:
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Given and named, in a recipe by their hashes, made again in a folder of its own, missing, changed."""
     first, again = tmp_path / "a.png", tmp_path / "b.png"
-    size = ("--steps", "2", "--seed", "3")
+    size = ("--steps", "1", "--seed", "3")
     toy, given = f"{folder / 'toy.safetensors'}:0.5:text=0", ("--adapters-in", str(folder))
     prompt = ("a cat <lora:ink:0.7>", "--dialect", "a1111")
     assert main(["generate", *prompt, *size, "--adapter", toy, *given, "-o", str(first)]) == 0
@@ -181,7 +181,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["generate", "x", "--adapter", "x.safetensors:abc"]) == 2
     assert "'abc'" in capsys.readouterr().err
     assert not (tmp_path / "c.png").exists()
-    fields = [*size, "--adapter", toy, "--strength", "0.6", "-o", str(tmp_path / "edit.png")]
+    fields = ["--steps", "2", "--adapter", toy, "--strength", "0.6", "-o", str(tmp_path / "edit.png")]
     assert main(["edit", str(first), "a dog", *fields]) == 0
     assert read_recipe(tmp_path / "edit.png").arguments["adapters"][0]["file"] == "toy.safetensors"  # type: ignore[index, call-overload]
 

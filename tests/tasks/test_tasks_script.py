@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sfumato
@@ -50,6 +50,7 @@ async def branches(x: Any, at: Level, *conds: Cond) -> tuple[Estimate, ...]:
 weights = st.floats(-2, 2).map(lambda w: round(w, 2))
 
 
+@settings(max_examples=30)
 @given(st.lists(weights, min_size=1, max_size=4), st.floats(0, 8))
 def test_a_sum_is_guided_as_the_conjunction_of_its_prompts(parts: list[float], scale: float) -> None:
     """What `guidance.composed` says of them (Liu et al. 2022, equation 11), at any scale, 1 and 0 among them."""
@@ -126,9 +127,10 @@ def made(model: Loaded, prompt: str, **more: Any) -> str:
 def test_plain_prompts_are_what_they_are_in_the_built_in_model(emoji: Loaded) -> None:
     """Marks are text in the default dialect; a text without any is the same bits in every dialect."""
     marked = "a (red:1.5) rocket [by day:at night:0.5] AND a cat"
-    assert made(emoji, marked) == made(emoji, marked, dialect="plain") != made(emoji, marked, dialect="a1111")
-    bare = {made(emoji, "a red rocket", dialect=d) for d in ("plain", "a1111", "comfyui", "compel")}
-    assert bare == {made(emoji, "a red rocket")}
+    assert made(emoji, marked, steps=1) == made(emoji, marked, steps=1, dialect="plain")
+    assert made(emoji, marked, steps=1) != made(emoji, marked, steps=1, dialect="a1111")
+    bare = {made(emoji, "a red rocket", steps=1, dialect=d) for d in ("plain", "a1111", "comfyui", "compel")}
+    assert bare == {made(emoji, "a red rocket", steps=1)}
 
 
 def test_a_switch_walks_with_one_prompt_and_then_the_other(emoji: Loaded) -> None:
@@ -194,17 +196,16 @@ def test_an_adapter_that_does_not_act_is_not_passed_over(emoji: Loaded) -> None:
         run(Text2Image(prompt="a <lora:ink:1>", dialect="a1111", **ASKED)(emoji.model))
 
 
-@pytest.mark.parametrize("fields", [{"steps": 2}, {"noise": "torch"}])
+@pytest.mark.parametrize("fields", [{}, {"noise": "torch"}])
 def test_prompts_drawn_from_patterns_are_pictures_of_their_own(
     emoji: Loaded, fields: dict[str, Any], tmp_path: Any
 ) -> None:
     (tmp_path / "style.txt").write_text("3d style\nflat style\n")
-    task = make(
-        Text2Image, prompt="a {cat|dog|rocket}, __style__", count=3, **{**ASKED, "steps": 2, **fields}
-    )
+    asked = {**ASKED, "steps": 1, **fields}
+    task = make(Text2Image, prompt="a {cat|dog|rocket}, __style__", count=2, **asked)
     pictures = emoji.draw(task, 4, tmp_path).images
     texts = [str(p.recipe.arguments["prompt"]) for p in pictures]
-    assert len(set(texts)) > 1
+    assert texts[0] != texts[1]
     for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
         assert "{" not in text
         assert picture.recipe.extra["drawn"] == {
@@ -213,8 +214,7 @@ def test_prompts_drawn_from_patterns_are_pictures_of_their_own(
         }
         alone = emoji.run(make(Text2Image, **picture.recipe.arguments)).images[0]
         assert np.array_equal(alone.pixels, picture.pixels)
-    again = [str(p.recipe.arguments["prompt"]) for p in emoji.draw(task, 4, tmp_path).images]
-    assert again == texts
+    assert [one.prompt for one, _, _ in drawn(task, 4, tmp_path)] == texts
     picture.save(tmp_path / "a.png")
     copy = sfumato.remake(tmp_path / "a.png").images[0]
     assert np.array_equal(copy.pixels, picture.pixels)
