@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from sfumato.errors import InvalidRequest
 from sfumato.tasks.canvas import canvas_for
 from sfumato.tasks.fill import Filling, fill
-from sfumato.tasks.hole import hidden
+from sfumato.tasks.hole import grown, hidden
 from sfumato.tasks.picture import OnPicture
 from sfumato.tasks.sampling import CONFIG, Prompted
 
@@ -24,7 +24,7 @@ class Outpaint(Filling, Prompted, OnPicture):
     """Continue a picture beyond its edges; the picture itself comes back exactly as it was.
 
     The new margin is filled with the colours at the edge, and made anew as a hole is. ``feather`` lets the margin
-    reach into the picture.
+    reach into the picture, by about four times as much; then the picture is blended there.
     """
 
     left: Margin = Field(default=0, description="pixels to add on the left")
@@ -41,4 +41,6 @@ class Outpaint(Filling, Prompted, OnPicture):
         hole = np.pad(np.zeros(within.shape[:2], np.float32), sides, constant_values=1)
         canvas = canvas_for(hole.shape[1], hole.shape[0], model.defaults, tile=self.tile)
         pixels = hidden(np.pad(within, (*sides, (0, 0)), mode="edge"), hole)
+        # The blur is to begin at the edge: in the margin there is nothing to blend with.
+        hole = grown(hole, int(np.ceil(2 * self.feather)))
         return await fill(self, model, pixels, hole, canvas, blank=True)

@@ -17,8 +17,9 @@ from sfumato.families.gaussian import mixture
 from sfumato.noise import Stream
 from sfumato.picture import mask as masks
 from sfumato.process.level import Level
+from sfumato.tasks import fill
 from sfumato.tasks.control import Control
-from sfumato.tasks.hole import box_around, grown, scaled_hole
+from sfumato.tasks.hole import box_around, feathered, grown, scaled_hole
 from sfumato.tasks.inpaint import Inpaint
 from sfumato.tasks.instruct import Instruct
 from sfumato.tasks.outpaint import Outpaint
@@ -144,6 +145,23 @@ def test_steps_walked_again_bring_both_sides_of_an_edge_together() -> None:
         off.append(abs(float(free.mean()) - cov * value))
     assert off[0] - off[1] > 4 * float(free.std()) * (2 / free.size) ** 0.5
     assert off[1] > off[2]
+
+
+def test_a_margin_is_blended_with_the_picture_and_not_with_what_filled_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    holes: list[np.ndarray] = []
+
+    def seen(hole: np.ndarray, std: float) -> np.ndarray:
+        holes.append(feathered(hole, std))
+        return holes[-1]
+
+    monkeypatch.setattr(fill, "feathered", seen)
+    done(Outpaint, filling(4), image=picture(24, 32), right=8, prompt="x", feather=2.0, steps=1)
+    for hole in holes:
+        assert hole[:, 24:].min() > 0.95
+        assert hole[:, 12:24].max() > 0.9
+        assert hole[:, :12].max() == 0
 
 
 @pytest.mark.parametrize("task", [Inpaint, Outpaint])
