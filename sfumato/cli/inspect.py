@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sfumato.errors import WeightsError
+
 if TYPE_CHECKING:
     from sfumato.families.inspect import Report
 
@@ -27,19 +29,23 @@ def command(path: str, hashes: bool, variant: str | None, allow_pickle: bool, as
     PATH is a file, a folder, or the name of a hub model in the local cache. Only headers are read, so the answer
     comes at once, whatever the size; adapters are read whole, to tell one that was not trained.
     """
-    from sfumato.adapters.about import about
     from sfumato.families.inspect import inspect
     from sfumato.weights.hub import resolve
     from sfumato.weights.source import open_source
 
     with open_source(resolve(path), variant=variant, allow_pickle=allow_pickle) as source:
-        if (adapter := about(source)) is not None:
+        try:
+            report = inspect(source, hashes=hashes)
+        except WeightsError:  # no network: an adapter, perhaps, which takes torch to look at
+            from sfumato.adapters.about import about
+
+            if (adapter := about(source)) is None:
+                raise
             adapter |= {"sha256": source.hash()} if hashes else {}
             click.echo(
                 json.dumps(adapter) if as_json else "\n".join(adapter_lines(source.path.name, adapter))
             )
             return
-        report = inspect(source, hashes=hashes)
     if as_json:
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:

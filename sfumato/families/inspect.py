@@ -22,6 +22,7 @@ TITLES = {
     "x4": "Stable Diffusion x4 upscaler",
     "sd3": "Stable Diffusion 3",
     "flux": "FLUX.1",
+    "kontext": "FLUX.1 Kontext",
     **{one.family: one.title for one in FURTHER.values()},
 }
 NEEDS = {
@@ -31,6 +32,7 @@ NEEDS = {
     "x4": ("denoiser", "vae", "text"),
     "sd3": ("denoiser", "vae", "text", "text_2"),
     "flux": ("denoiser", "vae", "text", "text_3"),
+    "kontext": ("denoiser", "vae", "text", "text_3"),
     **{one.family: one.needs for one in FURTHER.values()},
 }
 INPUTS = {4: "base", 9: "inpainting", 8: "instruct", 7: "upscaler"}

@@ -44,7 +44,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_refusals_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_tensors(tmp_path / "one.safetensors", {"a.lora_down.weight": torch.zeros(2)})
+    save_tensors(tmp_path / "one.safetensors", {"a.weight": torch.zeros(2)})
     for path in (tmp_path / "one.safetensors", tmp_path / "none", tmp_path):
         assert main(["inspect", str(path)]) == 5
         out, err = capsys.readouterr()

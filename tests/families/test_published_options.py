@@ -173,7 +173,10 @@ def test_settings_of_a_scheduler_are_followed_or_refused(case: Case, tmp_path: P
         ({"prediction_type": "score", "beta_schedule": "linear"}, "prediction_type = 'score'"),
         ({"prediction_type": "epsilon", "trained_betas": [0.1]}, "trained_betas"),
         ({"trained_betas": None, "timestep_spacing": "odd"}, "timestep_spacing = 'odd'"),
-        ({"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}, "sigma_data = 0.5"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_data": 0.7}, "sigma_data = 0.7"),
+        ({"prediction_type": "v_prediction", "sigma_data": 0.5}, "sigma_data = 0.5 .* predicts v"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "prediction_type": "sample"}, "v or edm, not x0"),
+        ({"prediction_type": "epsilon", "solver_order": 3}, "solver_order = 3"),
     ]
     for changed, words in refused:
         settings(folder, "scheduler", **changed)
