@@ -51,18 +51,21 @@ AVOIDED = ("negative", "negative_2", "negative_3")
 class Given:
     """What a person gives for adapters: files as words (see ``adapters.found.use``), folders to find names in.
 
-    ``merged`` puts adapters into the weights, otherwise they act beside them.
+    ``merged`` puts adapters into the weights, otherwise they act beside them; ``partial`` leaves out of them
+    what finds no place.
     """
 
     adapters: Sequence[File | Use] = ()
     adapters_in: File | None = None
     embeddings_in: File | None = None
     merged: bool = False
+    partial: bool = False
     allow_pickle: bool = False
 
     def uses(self) -> list[Use]:
         """The adapters; InvalidRequest for one that is not there or not understood."""
-        found = [each if isinstance(each, Use) else use(os.fspath(each)) for each in self.adapters]
+        read = [each if isinstance(each, Use) else use(os.fspath(each)) for each in self.adapters]
+        found = [replace(one, partial=one.partial or self.partial) for one in read]
         for one in found:
             if not one.path.exists():
                 raise InvalidRequest(f"the adapter {one.path} does not exist")
@@ -274,7 +277,9 @@ class Adapters:
             own = uses.get(adapter.name)
             strength = replace(own.strength if own else Strength(), value=adapter.denoiser, text=adapter.text)
             path = own.path if own else self._find("adapter", adapter.name, self.given.adapters_in)
-            uses[adapter.name] = Use(path=path, strength=strength, partial=bool(own and own.partial))
+            uses[adapter.name] = Use(
+                path=path, strength=strength, partial=own.partial if own else self.given.partial
+            )
         return list(uses.values())
 
     def _find(self, kind: str, name: str, folder: File | None) -> Path:
@@ -334,7 +339,7 @@ class Adapters:
         return told
 
 
-GIVEN = ("adapters", "adapters_in", "embeddings_in", "merged")
+GIVEN = ("adapters", "adapters_in", "embeddings_in", "merged", "partial")
 """Options of loading that a recipe overrules, or that say where its files are."""
 
 

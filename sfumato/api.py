@@ -43,6 +43,7 @@ def load(
     adapters_in: str | os.PathLike[str] | None = None,
     embeddings_in: str | os.PathLike[str] | None = None,
     merged: bool = False,
+    partial: bool = False,
     refiner: str | None = None,
     handover: float | None = None,
 ) -> Loaded:
@@ -59,7 +60,7 @@ def load(
 
     ``adapters`` act from the start, each a file with its strength, ``"ink.safetensors:0.8"``; prompts name others,
     which lie in the folder ``adapters_in``, and learned words, in ``embeddings_in``. ``merged`` puts adapters into the
-    weights (docs/adapters.md).
+    weights, ``partial`` leaves out of them what finds no place in the model (docs/adapters.md).
 
     ``refiner`` is another checkpoint, which goes on where less noise is left: after the part ``handover`` of the
     schedule's time (0.8), as the refiner of Stable Diffusion XL does.
@@ -75,6 +76,7 @@ def load(
         adapters_in=adapters_in,
         embeddings_in=embeddings_in,
         merged=merged,
+        partial=partial,
         allow_pickle=allow_pickle,
     )
     given.uses()

@@ -59,6 +59,7 @@ _MODEL: tuple[Any, ...] = (
         help="the folder of textual inversions that prompts name, as embedding:name",
     ),
     click.option("--merged", is_flag=True, help="put adapters into the weights instead of beside them"),
+    click.option("--partial", is_flag=True, help="leave out of adapters what finds no place in the model"),
     click.option(
         "--draw", type=int, help="draw {a|b} and __list__ in prompts, by this seed and those after it"
     ),
@@ -101,6 +102,7 @@ LOADING = (
     "adapters_in",
     "embeddings_in",
     "merged",
+    "partial",
     "draw",
     "wildcards",
 )

@@ -152,6 +152,33 @@ def test_what_cannot_act_changes_nothing(model: Loaded, folder: Path, tmp_path: 
     assert np.array_equal(pixels(model), bare)
 
 
+def test_what_finds_no_place_is_left_out_where_that_was_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line: refused with the keys; with --partial told, and kept in the recipe."""
+    tensors = load_file(folder / "ink.safetensors")
+    for key, shape in (("lora_down", (2, 4)), ("lora_up", (4, 2))):
+        tensors[f"lora_unet_nowhere.{key}.weight"] = torch.ones(shape)
+    save_file(tensors, tmp_path / "ink.safetensors")
+    out, again = tmp_path / "a.png", tmp_path / "b.png"
+    asked = [
+        "generate",
+        "a cat",
+        "--steps",
+        "1",
+        "--adapter",
+        str(tmp_path / "ink.safetensors"),
+        "-o",
+        str(out),
+    ]
+    assert main(asked) == 5
+    assert "lora_unet_nowhere" in capsys.readouterr().err
+    assert main([*asked, "--partial"]) == 0
+    assert "lora_unet_nowhere" in capsys.readouterr().err
+    assert main(["generate", "--like", str(out), "--adapters-in", str(tmp_path), "-o", str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
 def test_models_without_networks_take_none(folder: Path) -> None:
     law = Loaded(mixture(torch.zeros(1, 4), torch.eye(4)[None], torch.ones(1)), torch.float64)
     with pytest.raises(InvalidRequest, match="takes no adapters"):
