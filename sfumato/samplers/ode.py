@@ -170,7 +170,6 @@ ODE: tuple[Sampler, ...] = (
         reference="Zhao et al. 2023, UniPC-2 with B_2(h)",
         cite=("zhao2023unipc",),
         aliases=("uni_pc_bh2", "unipc_bh2", "UniPCMultistepScheduler"),
-        off_line=True,
     ),
     Sampler(
         name="unipc_bh1",
@@ -181,7 +180,6 @@ ODE: tuple[Sampler, ...] = (
         reference="Zhao et al. 2023, UniPC-2 with B_1(h)",
         cite=("zhao2023unipc",),
         aliases=("uni_pc",),
-        off_line=True,
     ),
 )
 """Samplers that draw no noise after the first."""
