@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import sfumato
 from sfumato.cli.main import main
 from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families.split import loose
 from sfumato.nn.quantized import QuantizedLinear
 from sfumato.weights.save import save_tensors
 from sfumato.weights.source import open_source
@@ -105,6 +106,26 @@ def test_what_is_missing_twice_or_of_another_model_is_named(split: Path, files: 
         sfumato.load(str(net), parts=[clip, t5, vae])
     with pytest.raises(InvalidRequest, match="parts is for checkpoints"):
         sfumato.load("emoji", parts=[clip])
+
+
+@pytest.mark.parametrize(
+    ("names", "each"),
+    [
+        (("ae.safetensors", "clip_l.safetensors"), True),
+        (("flux1-dev-Q8_0.gguf",), True),
+        (("flux1-dev-Q8_0.gguf", "model.safetensors"), True),
+        (("one.safetensors",), False),
+        (("model.safetensors", "model.fp16.safetensors", "config.json"), False),
+        (("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"), False),
+        (("ae.safetensors", "clip_l.safetensors", "model_index.json"), False),
+        (("pytorch_model.bin", "other.bin"), False),
+        ((), False),
+    ],
+)
+def test_which_folders_are_of_loose_files(tmp_path: Path, names: tuple[str, ...], each: bool) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in loose(tmp_path)] == (sorted(names) if each else [])
 
 
 def packed_files(files: Path) -> None:
