@@ -11,6 +11,7 @@ from torch import nn
 from sfumato.errors import WeightsError
 from sfumato.families import shapes
 from sfumato.families.keys.adm import pixel_table
+from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
@@ -19,6 +20,7 @@ from sfumato.families.keys.vae import table as vae_table
 from sfumato.families.keys.vae import tiny_table
 from sfumato.families.signatures import FOLDERS, Found, networks, place_of, recognise
 from sfumato.nn.adm import PixelConfig, PixelUNet
+from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.clip import ClipConfig, ClipText
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT
@@ -62,6 +64,7 @@ class Part:
 TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "mmdit": mmdit_table,
     "flux": flux_table,
+    "chroma": chroma_table,
     "pixart": pixart_table,
     "dit": dit_table,
     "pixels": pixel_table,
@@ -74,6 +77,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "unet": UNet,
     "mmdit": MMDiT,
     "flux": Flux,
+    "chroma": Chroma,
     "pixart": SincosDiT,
     "dit": SincosDiT,
     "pixels": PixelUNet,
@@ -162,7 +166,7 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         heads = told.get("num_attention_heads", config.heads)
         extent = side / (told.get("interpolation_scale") or usual)
         return replace(config, heads=heads, side=side, extent=extent)
-    if isinstance(config, FluxConfig) and told:
+    if isinstance(config, FluxConfig | ChromaConfig) and told:
         return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
     return config
 
@@ -216,6 +220,7 @@ def _pixels(config: PixelConfig, told: Mapping[str, Any]) -> PixelConfig:
 READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "mmdit": shapes.mmdit,
     "flux": shapes.flux,
+    "chroma": shapes.chroma,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
     "pixels": lambda found, layout: shapes.pixels(found),

@@ -33,6 +33,15 @@ def count(shapes: Shapes, before: str) -> int:
     return len({key[len(before) :].split(".")[0] for key in shapes if key.startswith(before)})
 
 
+def chroma(shapes: Shapes, original: bool) -> Facts:
+    """Chroma's."""
+    return {
+        "double": count(shapes, "double_blocks." if original else "transformer_blocks."),
+        "single": count(shapes, "single_blocks." if original else "single_transformer_blocks."),
+        "width": shapes["img_in.weight" if original else "x_embedder.weight"][0],
+    }
+
+
 def pixart(shapes: Shapes, original: bool) -> Facts:
     """PixArt's."""
     size = (
@@ -91,6 +100,13 @@ def pixart_variant(facts: Facts, source: Source, pipeline: str) -> str:
 
 
 FURTHER: dict[str, Further] = {
+    "chroma": Further(
+        family="chroma",
+        title="Chroma",
+        needs=("denoiser", "vae", "text_3"),
+        facts=chroma,
+        predicts="flow",
+    ),
     "pixart": Further(
         family="pixart",
         title="PixArt",

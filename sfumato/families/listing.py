@@ -60,6 +60,7 @@ NATIVE = (
         layouts=BOTH,
         source="Black Forest Labs 2025",
     ),
+    Listed(name="chroma", title="Chroma", native=True, layouts=BOTH, source="Lodestone Rock 2025"),
     Listed(
         name="pixart",
         title="PixArt-alpha and PixArt-Sigma",
@@ -87,7 +88,7 @@ TIMES = {"AuraFlowTransformer2DModel": 0.001, "SD3Transformer2DModel": 1.0}
 """Denoisers of rectified flows whose way of being called is known, and what they are told of 1000 sigma."""
 NATIVE_CLASSES = (
     *("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel"),
-    *("UNet2DConditionModel", "UNet2DModel", "Transformer2DModel"),
+    *("ChromaTransformer2DModel", "UNet2DConditionModel", "UNet2DModel", "Transformer2DModel"),
 )
 """diffusers' classes whose networks are native."""
 

@@ -19,7 +19,7 @@ from sfumato.codec import Latent, Pixels
 from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import flows, pixels, sincos, stable
+from sfumato.families import chroma, flows, pixels, sincos, stable
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.marks import BY_SETTINGS
@@ -47,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     flows.SCHNELL,
     flows.FLUX,
     flows.KONTEXT,
+    chroma.CHROMA,
     sincos.SIGMA,
     sincos.ALPHA,
     sincos.DIT,

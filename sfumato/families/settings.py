@@ -14,6 +14,7 @@ from typing import Any
 
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Part
+from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.mmdit import MMDiTConfig
@@ -93,7 +94,7 @@ def network(part: Part, family: str | None, projected: bool = False, vector: int
         return _t5(config)
     if isinstance(config, MMDiTConfig):
         return _mmdit(config)
-    if isinstance(config, FluxConfig):
+    if isinstance(config, FluxConfig | ChromaConfig):
         return _flux(config)
     if isinstance(config, SincosConfig):
         return _pixart(config)
@@ -255,10 +256,8 @@ def _mmdit(config: MMDiTConfig) -> Settings:
     }
 
 
-def _flux(config: FluxConfig) -> Settings:
-    return {
-        "_class_name": "FluxTransformer2DModel",
-        "patch_size": 1,
+def _flux(config: FluxConfig | ChromaConfig) -> Settings:
+    told: Settings = {
         "in_channels": 4 * config.channels,
         "out_channels": 4 * config.outer,
         "num_layers": config.double,
@@ -266,10 +265,17 @@ def _flux(config: FluxConfig) -> Settings:
         "attention_head_dim": config.width // config.heads,
         "num_attention_heads": config.heads,
         "joint_attention_dim": config.tokens,
-        "pooled_projection_dim": config.vector,
-        "guidance_embeds": config.guidance,
         "axes_dims_rope": list(config.axes),
     }
+    if isinstance(config, FluxConfig):
+        own = {"pooled_projection_dim": config.vector, "guidance_embeds": config.guidance}
+        return {"_class_name": "FluxTransformer2DModel", **told, **own}
+    own = {
+        "approximator_num_channels": config.features,
+        "approximator_hidden_dim": config.hidden,
+        "approximator_layers": config.layers,
+    }
+    return {"_class_name": "ChromaTransformer2DModel", **told, **own}
 
 
 def _edm(predicts: str, low: float, high: float) -> Settings:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from sfumato.nn.adm import PixelConfig
+from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.mmdit import MMDiTConfig
@@ -341,4 +342,29 @@ def pixels(shapes: Shapes) -> PixelConfig:
         classes=label[0] if label else 0,
         scale_shift=shapes["mid_block.resnets.0.time_emb_proj.weight"][0]
         == 2 * shapes["mid_block.resnets.0.conv1.weight"][0],
+    )
+
+
+def chroma(shapes: Shapes, layout: str) -> ChromaConfig:
+    """The transformer of Chroma of ``shapes``; axes as FLUX.1's."""
+    original = layout == "original"
+    norm = (
+        "double_blocks.0.img_attn.norm.query_norm.scale"
+        if original
+        else "transformer_blocks.0.attn.norm_q.weight"
+    )
+    enter, head = shapes["img_in.weight" if original else "x_embedder.weight"], shapes[norm][0]
+    hidden, features = shapes["distilled_guidance_layer.in_proj.weight"]
+    return ChromaConfig(
+        double=count(shapes, "double_blocks.{}." if original else "transformer_blocks.{}."),
+        single=count(shapes, "single_blocks.{}." if original else "single_transformer_blocks.{}."),
+        width=enter[0],
+        heads=enter[0] // head,
+        channels=enter[1] // 4,
+        outer=shapes["final_layer.linear.weight" if original else "proj_out.weight"][0] // 4,
+        tokens=shapes["txt_in.weight" if original else "context_embedder.weight"][1],
+        axes=(head // 8, (head - head // 8) // 2, (head - head // 8) // 2),
+        features=features,
+        hidden=hidden,
+        layers=count(shapes, "distilled_guidance_layer.norms.{}."),
     )

@@ -36,6 +36,8 @@ PREFIXES = (
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
     ("mmdit", "diffusers", "transformer_blocks.0.attn.add_q_proj.weight pos_embed.proj.weight"),
+    ("chroma", "original", "distilled_guidance_layer.in_proj.weight double_blocks.0.img_attn.qkv.weight"),
+    ("chroma", "diffusers", "distilled_guidance_layer.in_proj.weight x_embedder.weight"),
     ("flux", "original", "double_blocks.0.img_attn.norm.query_norm.scale single_blocks.0.linear1.weight"),
     ("flux", "diffusers", "single_transformer_blocks.0.proj_mlp.weight x_embedder.weight"),
     ("pixart", "original", "t_block.1.weight y_embedder.y_proj.fc1.weight"),
@@ -83,7 +85,6 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
 
 FOREIGN = {
     "FLUX.2": "double_stream_modulation_img.lin.weight",
-    "Chroma": "distilled_guidance_layer.norms.0.scale",
     "HunyuanVideo": "txt_in.individual_token_refiner.blocks.0.norm1.weight",
     "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
     "Wan": "head.modulation",

@@ -136,7 +136,7 @@ def test_networks_alone_and_hashes(tmp_path: Path) -> None:
         (["lora_unet_mid.lora_up.weight", "lora_unet_mid.lora_down.weight"], ["LoRA", "not read yet"]),
         (["transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"], ["Qwen-Image"]),
         (["double_blocks.0.img_attn.norm.query_norm.scale", "single_blocks.0.linear1.weight",
-          "distilled_guidance_layer.norms.0.scale"], ["Chroma"]),
+          "txt_in.individual_token_refiner.blocks.0.norm1.weight"], ["HunyuanVideo"]),
         (["layer.weight"], ["no network that is known", "layer.weight", "nearest:", "lacks"]),
         (["input_blocks.0.0.weight"], ["nearest: unet (original) lacks middle_block.1"]),
     ],

@@ -11,7 +11,18 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from tests.peers.pipelines import NETWORKS, Case, in_float64, redraw, saved, sdxl, t5, t5_tokenizer, vae
+from tests.peers.pipelines import (
+    FLOW_VAE,
+    NETWORKS,
+    Case,
+    in_float64,
+    redraw,
+    saved,
+    sdxl,
+    t5,
+    t5_tokenizer,
+    vae,
+)
 
 PATCHES: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -102,6 +113,32 @@ SHORT: dict[str, Any] = {
 }
 
 
+def chroma() -> Any:
+    """Chroma; its norms have the author's eps, where diffusers leaves it to the dtype."""
+    net = diffusers.ChromaTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        axes_dims_rope=(4, 14, 14),
+        approximator_hidden_dim=40,
+        approximator_layers=2,
+    )
+    for norm in net.distilled_guidance_layer.norms:
+        norm.eps = 1e-6
+    return diffusers.ChromaPipeline(
+        transformer=net,
+        vae=vae(0.3611, shift_factor=0.1159, **FLOW_VAE),
+        text_encoder=t5(48),
+        tokenizer=t5_tokenizer(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15
+        ),
+    )
+
+
 def aura() -> Any:
     """AuraFlow, which is not native."""
     return diffusers.AuraFlowPipeline(
@@ -145,6 +182,7 @@ FURTHER: dict[str, Callable[[], Any]] = {
     ),
     "dit": dit,
     "aura": aura,
+    "chroma": chroma,
     "ssd": lambda: sdxl(
         **SHORT,
         transformer_layers_per_block=[1, [1, 1], [1, 2]],
@@ -171,7 +209,7 @@ def further(name: str, folder: Path) -> Case:
     if name == "dit":  # the published folder has the names, which save_pretrained leaves out
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
-    if hasattr(pipe, "transformer") and name != "aura":
+    if hasattr(pipe, "transformer") and name not in ("aura", "chroma"):
         wide_places(pipe.transformer)
     return case
 

@@ -35,7 +35,7 @@ _FLUX_GUIDANCE = """
 steer.guidance.first   guidance_in.in_layer    time_text_embed.guidance_embedder.linear_1
 steer.guidance.second  guidance_in.out_layer   time_text_embed.guidance_embedder.linear_2
 """
-_FLUX_DOUBLE = """
+FLUX_DOUBLE = """
 picture.modulation           img_mod.lin                        norm1.linear
 picture.look.qkv             img_attn.qkv                       attn.[to_q,to_k,to_v]
 picture.look.q_norm.weight   img_attn.norm.query_norm.scale     attn.norm_q.weight
@@ -51,7 +51,7 @@ text.out                     txt_attn.proj                      attn.to_add_out
 text.up                      txt_mlp.0                          ff_context.net.0.proj
 text.down                    txt_mlp.2                          ff_context.net.2
 """
-_FLUX_SINGLE = """
+FLUX_SINGLE = """
 modulation      modulation.lin           norm.linear
 enter           linear1                  [attn.to_q,attn.to_k,attn.to_v,proj_mlp*4]
 q_norm.weight   norm.query_norm.scale    attn.norm_q.weight
@@ -114,7 +114,7 @@ def flux_table(config: FluxConfig) -> KeyTable:
     whole = KeyTable.parse(_FLUX_ENDS)
     if config.guidance:
         whole += KeyTable.parse(_FLUX_GUIDANCE)
-    double, single = KeyTable.parse(_FLUX_DOUBLE), KeyTable.parse(_FLUX_SINGLE)
+    double, single = KeyTable.parse(FLUX_DOUBLE), KeyTable.parse(FLUX_SINGLE)
     for i in range(config.double):
         whole += double.prefixed(f"double_blocks.{i}.", f"double_blocks.{i}.", f"transformer_blocks.{i}.")
     for i in range(config.single):
