@@ -8,6 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+LARGE = 192 * 192
+"""Latents of more places are decoded in strips (see nn.strips): 1536 x 1536 pixels where sides are 8 times smaller."""
+ROWS = 64
+"""The rows of a strip."""
+
 
 class Codec(Protocol):
     """Pixels (B, 3, H, W) in [-1, 1] to latents and back; latents come normalised to about unit variance."""
@@ -42,9 +47,9 @@ class Autoencoding(Protocol):
 class Latent:
     """An autoencoder whose latent is normalised per channel: z = (mean of the posterior - mean) / std.
 
-    Results are float32, or float64 where the autoencoder computes in that, on the device of what was given. In float16 some autoencoders overflow on
-    some pictures (Stable Diffusion XL's is known for it): the first time that happens this one is turned to float32
-    for good, the call is repeated, and ``notes`` says so.
+    Results are float32, or float64 where the autoencoder computes in that, on the device of what was given. In float16
+    some autoencoders overflow on some pictures (Stable Diffusion XL's is known for it): the first time that happens
+    this one is turned to float32 for good, the call is repeated, and ``notes`` says so.
     """
 
     def __init__(self, autoencoder: Autoencoding, mean: Tensor, std: Tensor) -> None:
@@ -62,7 +67,29 @@ class Latent:
         """Pixels, limited to [-1, 1]."""
         wide = latent.to(torch.promote_types(latent.dtype, _outer(self._weight.dtype)))
         raw = wide * self.std.to(wide) + self.mean.to(wide)
-        return self._safe(self.autoencoder.decode, raw, "decoding").clamp(-1, 1).to(latent.device)
+        return self._safe(self._decoder(raw), raw, "decoding").clamp(-1, 1).to(latent.device)
+
+    def _decoder(self, latent: Tensor) -> Callable[[Tensor], Tensor]:
+        """How a latent of this size is decoded: large ones, and those that are too large for the device, in strips.
+
+        Not where somebody differentiates it: that needs all maps anyway.
+        """
+        strips = getattr(self.autoencoder, "decode_in_strips", None)
+        if strips is None or (torch.is_grad_enabled() and latent.requires_grad):
+            return self.autoencoder.decode
+
+        def decode(x: Tensor) -> Tensor:
+            if latent.shape[-2] * latent.shape[-1] <= LARGE:
+                try:
+                    return self.autoencoder.decode(x)
+                except torch.OutOfMemoryError:
+                    self.notes.append(
+                        "the picture was decoded in strips: the device has no memory for all of it"
+                    )
+                    return torch.cat([strips(row, ROWS, torch.device("cpu")) for row in x.split(1)])
+            return torch.cat([strips(row, ROWS) for row in x.split(1)])
+
+        return decode
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one latent."""

@@ -53,11 +53,12 @@ def fitted(codec: Codec, device: torch.device | str = "cpu") -> Tensor:
     patches = [(3.2 * torch.rand(EACH, 3, n, n, generator=draw) - 1.6).clamp(-1, 1) for n in PATCHES]
     pixels = torch.cat([F.interpolate(p, size=(SIDE, SIDE)) for p in patches]).to(device)
     latent = codec.encode(pixels).to("cpu", torch.float64)
-    colours = F.adaptive_avg_pool2d(pixels.to("cpu", torch.float64), latent.shape[-2:])
+    colours = F.adaptive_avg_pool2d(pixels.to("cpu", torch.float64), (latent.shape[-2], latent.shape[-1]))
     values = _with_one(latent)
     wanted = colours.movedim(1, -1).reshape(-1, 3)
     # Directions in which latents hardly differ would be given weights by rounding alone.
-    return torch.linalg.lstsq(values, wanted, rcond=1e-4, driver="gelsd").solution
+    found: Tensor = torch.linalg.lstsq(values, wanted, rcond=1e-4, driver="gelsd").solution
+    return found
 
 
 def coloured(latent: Tensor, by: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock
+from sfumato.nn.strips import decoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,11 @@ class Decoder(nn.Module):
             h = layer(h)
         return F.pixel_shuffle(self.leave(self.norm(h)), self.fold)
 
+    def in_strips(self, latent: Tensor, rows: int, keep: torch.device | None = None) -> Tensor:
+        """``forward`` with no more than ``rows`` rows of a map at work at a time (nn.strips); for inference."""
+        h = decoded(self.enter(latent), self.layers, self.norm, self.leave, rows=rows, keep=keep)
+        return F.pixel_shuffle(h, self.fold)
+
 
 class Autoencoder(nn.Module):
     """Encoder and decoder with a Gaussian posterior between."""
@@ -109,6 +115,10 @@ class Autoencoder(nn.Module):
         """Pixels of ``latent`` (B, latent, h, w)."""
         out: Tensor = self.decoder(latent)
         return out
+
+    def decode_in_strips(self, latent: Tensor, rows: int, keep: torch.device | None = None) -> Tensor:
+        """``decode`` in strips of ``rows`` rows, maps on the device ``keep``; for inference."""
+        return self.decoder.in_strips(latent, rows, keep)
 
 
 def kl_to_normal(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sfumato.nn.attention import SpatialAttention
 from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock
+from sfumato.nn.strips import decoded
 
 EPS = 1e-6
 
@@ -82,6 +84,11 @@ class VaeDecoder(nn.Module):
         self.norm = GroupNormSiLU(groups, width, EPS)
         self.leave = nn.Conv2d(width, config.pixels, 3, padding=1)
 
+    def in_strips(self, latent: Tensor, rows: int, keep: torch.device | None = None) -> Tensor:
+        """``forward`` with no more than ``rows`` rows of a map at work at a time (nn.strips); for inference."""
+        h = self.middle(self.enter(latent))
+        return decoded(h, self.up, self.norm, self.leave, rows=rows, keep=keep)
+
     def forward(self, latent: Tensor) -> Tensor:
         """Map a latent to pixels in about [-1, 1]."""
         h = self.middle(self.enter(latent))
@@ -128,3 +135,7 @@ class Vae(nn.Module):
         """Pixels (B, C, f h, f w) of ``latent`` (B, latent, h, w), about [-1, 1]."""
         out: Tensor = self.decoder(self.out_of(latent))
         return out
+
+    def decode_in_strips(self, latent: Tensor, rows: int, keep: torch.device | None = None) -> Tensor:
+        """``decode`` in strips of ``rows`` rows, maps on the device ``keep``; for inference."""
+        return self.decoder.in_strips(self.out_of(latent), rows, keep)

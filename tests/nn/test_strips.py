@@ -1,0 +1,95 @@
+"""Decoding in strips gives what decoding gives: every way to cut, both autoencoders, a device without memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import sfumato.codec
+from sfumato.codec import Latent
+from sfumato.nn.autoencoder import Autoencoder, AutoencoderConfig
+from sfumato.nn.vae import Vae, VaeConfig
+
+
+def redrawn(net: nn.Module) -> nn.Module:
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in net.parameters():
+            values = 0.3 * torch.randn(value.shape, generator=draw, dtype=torch.float64)
+            value.copy_(values + (value.ndim == 1))
+    return net.double().eval()
+
+
+NETS = {
+    "vae": redrawn(Vae(VaeConfig(latent=4, widths=(8, 8, 16), blocks=1, groups=4))),
+    "autoencoder": redrawn(
+        Autoencoder(AutoencoderConfig(latent=4, encoder=(8, 16), decoder=(8, 16), groups=4))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 40), height=st.integers(1, 9), width=st.integers(1, 6), count=st.integers(1, 2))
+def test_any_strips_give_the_whole(name: str, rows: int, height: int, width: int, count: int) -> None:
+    net = NETS[name]
+    draw = torch.Generator().manual_seed(height * 100 + width)
+    latent = 3 + torch.randn(count, 4, height, width, generator=draw, dtype=torch.float64)
+    with torch.inference_mode():
+        whole, strips = net.decode(latent), net.decode_in_strips(latent, rows)
+    assert strips.shape == whole.shape
+    assert float((strips - whole).abs().max()) <= 1e-9 * float(whole.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_lower_precision_they_agree_as_far_as_it_goes(dtype: torch.dtype) -> None:
+    net = redrawn(Vae(VaeConfig(latent=4, widths=(8, 8, 16), blocks=1, groups=4))).to(dtype)
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        whole, strips = net.decode(latent).double(), net.decode_in_strips(latent, 5).double()
+    scale = whole.square().mean().sqrt()
+    assert float((strips - whole).abs().max() / scale) < (1e-4 if dtype == torch.float32 else 0.1)
+
+
+def codec() -> Latent:
+    return Latent(NETS["vae"], torch.zeros(1), torch.ones(1))  # type: ignore[arg-type]
+
+
+def test_large_latents_go_in_strips_and_small_ones_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(sfumato.codec, "LARGE", 8 * 8)
+    monkeypatch.setattr(
+        NETS["vae"],
+        "decode_in_strips",
+        lambda x, rows, keep=None: seen.append(x.shape) or NETS["vae"].decode(x),
+    )
+    with torch.inference_mode():
+        codec().decode(torch.zeros(2, 4, 8, 8))
+        assert seen == []
+        codec().decode(torch.zeros(2, 4, 8, 9))
+        assert seen == [(1, 4, 8, 9)] * 2
+
+
+def test_a_device_without_memory_decodes_in_strips_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    latent = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.inference_mode():
+        wanted = codec().decode(latent)
+
+        def full(x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("no memory")
+
+        monkeypatch.setattr(NETS["vae"], "decode", full)
+        short = codec()
+        assert torch.allclose(short.decode(latent), wanted, atol=1e-9)
+    assert "strips" in short.notes[0]
+
+
+def test_what_is_differentiated_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sfumato.codec, "LARGE", 1)
+    latent = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    latent.requires_grad_()
+    codec().decode(latent).sum().backward()
+    assert float(latent.grad.abs().sum()) > 0  # type: ignore[union-attr]
