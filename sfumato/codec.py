@@ -86,8 +86,8 @@ class Latent:
                     self.notes.append(
                         "the picture was decoded in strips: the device has no memory for all of it"
                     )
-                    return torch.cat([strips(row, ROWS, torch.device("cpu")) for row in x.split(1)])
-            return torch.cat([strips(row, ROWS) for row in x.split(1)])
+                    return torch.cat([strips(row, ROWS, torch.device("cpu")) for row in torch.split(x, 1)])
+            return torch.cat([strips(row, ROWS) for row in torch.split(x, 1)])
 
         return decode
 
