@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sfumato.condition import Cond, Prompt
+from sfumato.errors import InvalidRequest
 from sfumato.guidance.classifier_free import Branches
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
@@ -37,6 +38,15 @@ class Script(Cond):
         if self.manner is not None:
             own["manner"] = self.manner
         return [(replace(self.conds[index], **own), weight) for index, weight in stage.parts]
+
+
+def single(cond: Cond, where: str) -> Cond:
+    """``cond``; InvalidRequest if it is several, ``where`` only one can be."""
+    if isinstance(cond, Script):
+        raise InvalidRequest(
+            f"{where} takes one prompt for the whole walk: write it without AND, schedules and a weight of the whole"
+        )
+    return cond
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from sfumato.tasks.canvas import canvas_for, sized
 from sfumato.tasks.given import MaybePicture, Picture
 from sfumato.tasks.picture import latents
 from sfumato.tasks.sampling import CONFIG, Part, Plan, Prompted, Sized, Text, one_by_one, plan
+from sfumato.tasks.script import single
 
 Reference = Callable[[Level], Tensor]
 """The reference's x at a level."""
@@ -94,7 +95,7 @@ class Style(Sized, Prompted):
                 return to.result(await model.decode(z.expand(len(to.rows), *z.shape[1:])))
             x = to.start(z)
             noise = (x - first.alpha * z) / first.sigma
-        reference, _ = await to.conditions(self.source, None)
+        reference = single((await to.conditions(self.source, None))[0], "source")
         if self.path == "inverted":
             along = await inverted_path(to, y, reference)
         else:

@@ -228,3 +228,9 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Any) -> None:
         drawn(make(Text2Image, prompt="a __x__"), 1, tmp_path)
     with pytest.raises(InvalidRequest, match="not closed"):
         drawn(make(Vary, prompt="a {b"), 1)
+
+
+def test_the_source_of_a_style_is_one_prompt(emoji: Loaded) -> None:
+    picture = np.zeros((128, 128, 3), np.uint8)
+    with pytest.raises(InvalidRequest, match="source takes one prompt for the whole walk"):
+        emoji.task("style", prompt="a cat", source="[a|b]", image=picture, dialect="a1111", steps=2)
