@@ -65,7 +65,9 @@ def command(
 
     loading = taken(values, LOADING)
     if any(value not in (None, ()) for value in taken(loading, DRAWING).values()):
-        raise InvalidRequest("the prompts of augment are templates, of which nothing is drawn: leave --draw out")
+        raise InvalidRequest(
+            "the prompts of augment are templates, of which nothing is drawn: leave --draw out"
+        )
     plan = Plan(
         times=times,
         prompt=prompt,

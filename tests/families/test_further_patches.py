@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sfumato
 from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
@@ -281,3 +282,18 @@ def test_learned_variance_and_sizes_are_told_by_shapes() -> None:
 
 def test_every_further_family_is_here() -> None:
     assert set(NAMES) == {name for name in FURTHER if name.startswith(("pixart", "dit"))}
+
+
+@pytest.mark.parametrize("case", ["pixart sigma"], indirect=True)
+def test_the_authors_pickle_with_the_other_networks_beside_it_makes_the_folders_pictures(
+    case: Case, tmp_path: Path
+) -> None:
+    with open_source(original(case, tmp_path / "theirs.safetensors")) as source:
+        torch.save({"state_dict": {name: source.read(name) for name in source.entries}}, tmp_path / "it.pth")
+    files = [case.peer.folder / place for place in ("vae", "text_encoder")]
+    words = case.peer.folder / "tokenizer"
+    asked: dict[str, Any] = {"dtype": "float32", "tokens": words, "allow_pickle": True}
+    ours = sfumato.load(str(tmp_path / "it.pth"), parts=files, **asked)
+    folder = sfumato.load(str(case.peer.folder), dtype="float32")
+    found, wanted = (m("a red cat", steps=2, size="64x64").images[0].pixels for m in (ours, folder))
+    assert (found == wanted).all()

@@ -13,7 +13,7 @@ from torch import nn
 
 from sfumato.families.checkpoint import NETWORKS, TABLES
 from sfumato.families.keys.unet import table as unet_table
-from sfumato.families.shapes import dit, pixart, pixels, unet
+from sfumato.families.shapes import chroma, dit, pixart, pixels, unet
 from sfumato.nn.unet import UNet
 from sfumato.weights.links import links, prove
 from tests.peers.further import PUBLISHED
@@ -60,6 +60,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         lambda: diffusers.DiTTransformer2DModel(**XL, sample_size=32, num_embeds_ada_norm=1000),
         {"classes": 1001, "heads": 16, "outer": 8},
     ),
+    "chroma": (
+        diffusers.ChromaTransformer2DModel,
+        {"double": 19, "single": 38, "heads": 24, "axes": (16, 56, 56), "hidden": 5120, "layers": 5},
+    ),
     "pixels cifar10": (lambda: diffusers.UNet2DModel(**DDPM), {"blocks": 2, "classes": 0, "inner": 3}),
     "unet SSD-1B": (
         lambda: diffusers.UNet2DConditionModel(**SHORT, **PUBLISHED["SSD-1B"]),
@@ -85,7 +89,9 @@ def test_shapes_of_published_size_are_told_and_all_names_have_a_row(name: str) -
         config, linear = unet(theirs, "diffusers")
     else:
         config = (
-            {"pixart": pixart, "dit": dit}[kind](theirs, "diffusers") if kind != "pixels" else pixels(theirs)
+            {"pixart": pixart, "dit": dit, "chroma": chroma}[kind](theirs, "diffusers")
+            if kind != "pixels"
+            else pixels(theirs)
         )
     told = asdict(config)
     assert {key: told[key] for key in wanted} == wanted

@@ -14,7 +14,6 @@ from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow, scaled_linear
 from sfumato.samplers import SAMPLERS
 
-
 SCHEDULES = {"flow": Flow(), "table": scaled_linear(), "edm": Exploding()}
 FLOWS = ("euler_ancestral_rf",)
 """Samplers that refuse levels of other schedules."""
