@@ -87,12 +87,10 @@ def test_shapes_of_published_size_are_told_and_all_names_have_a_row(name: str) -
     config: Any
     if kind == "unet":
         config, linear = unet(theirs, "diffusers")
+    elif kind == "pixels":
+        config = pixels(theirs)
     else:
-        config = (
-            {"pixart": pixart, "dit": dit, "chroma": chroma}[kind](theirs, "diffusers")
-            if kind != "pixels"
-            else pixels(theirs)
-        )
+        config = {"pixart": pixart, "dit": dit, "chroma": chroma}[kind](theirs, "diffusers")
     told = asdict(config)
     assert {key: told[key] for key in wanted} == wanted
     with torch.device("meta"):
