@@ -19,8 +19,10 @@ from torch import Tensor
 
 from sfumato.errors import WeightsError
 from sfumato.weights.header import Entry, File
+from sfumato.weights.memory import page_in
 
 _THREAD = threading.local()
+HALVES = (torch.float16, torch.bfloat16)  # the conversion that most checkpoints need
 RUN = 2**17  # values in float32 that stay in a core's second cache
 PIECE = 2**21  # bytes: stays in the cache of a core, and is long enough that calls cost nothing
 
@@ -40,14 +42,18 @@ def read_into(name: str, entry: Entry, out: Tensor, *, first: int = 0, finite: b
         _read_quantized(name, entry, flat, first, finite)
         return
     stored = entry.torch_dtype
-    direct = flat.dtype == stored and flat.device.type == "cpu"
+    here = flat.device.type == "cpu"
+    direct = flat.dtype == stored and here
+    inside = here and (stored, flat.dtype) == HALVES  # as wide: converted where it was read to
     count = PIECE // stored.itemsize
-    spare = flat[:0] if direct else _scratch().view(stored)
+    spare = flat[:0] if direct or inside else _scratch().view(stored)
     with _opened(entry.file) as handle:
         handle.seek(entry.start + first * stored.itemsize)
         for at in range(0, flat.numel(), count):
             target = flat[at : at + count]
-            piece = target if direct else spare[: target.numel()]
+            if direct or inside:
+                page_in(target)
+            piece = target.view(stored) if direct or inside else spare[: target.numel()]
             _read_exactly(name, entry.file, handle, piece)
             if stored == torch.bool and piece.view(torch.uint8).max() > 1:
                 raise WeightsError(
@@ -60,8 +66,8 @@ def read_into(name: str, entry: Entry, out: Tensor, *, first: int = 0, finite: b
 
 
 def _convert(target: Tensor, piece: Tensor) -> None:
-    """Copy ``piece`` into ``target``; float16 to bfloat16 by way of float32, which is twice as fast and the same."""
-    if (piece.dtype, target.dtype, target.device.type) != (torch.float16, torch.bfloat16, "cpu"):
+    """Copy ``piece`` into ``target``; HALVES, which may share memory, by way of float32: twice as fast, the same."""
+    if (piece.dtype, target.dtype) != HALVES or target.device.type != "cpu":
         target.copy_(piece)
         return
     wide = torch.empty(min(RUN, piece.numel()), dtype=torch.float32)
