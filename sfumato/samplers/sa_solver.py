@@ -54,7 +54,7 @@ async def sa_solver(
         ahead = adams(base, pull, past[-predictor:], at, to, rate)
         if step + 1 < len(ends):
             found = await denoise(ahead, to)
-            if corrector and math.isfinite(to.lam - at.lam):
+            if corrector and at.alpha > 0 and to.sigma > 0:
                 used = [*past[1 - corrector :], found] if corrector > 1 else [found]
                 ahead = adams(base, pull, used, at, to, rate)
             past = [*past, found][-4:]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sfumato.process.between import level_at
-from sfumato.process.estimate import Bent, Denoise, Fresh, Line
+from sfumato.process.estimate import MOST, Denoise, Fresh
 from sfumato.process.level import Level
 from sfumato.process.vector import Vector, mix
 
@@ -41,10 +41,14 @@ async def dpm2(x: Vector, grid: Sequence[Level], denoise: Denoise, fresh: Fresh)
     """
     for at, to in pairwise(grid):
         here = await denoise(x, at)
-        line: Line = here
-        if at.alpha > 0 and to.sigma > 0:
-            middle = level_at(grid, (at.lam + to.lam) / 2)
-            there = await denoise(here.move(middle), middle)
-            line = Bent(here, "eps", (0.0, 1.0), (here.eps, there.eps))
-        x = line.move(to)
+        if at.alpha == 0 or to.sigma == 0:
+            x = here.move(to)
+            continue
+        middle = level_at(grid, (at.lam + to.lam) / 2)
+        there = await denoise(here.move(middle), middle)
+        held = to.alpha * at.sigma / at.alpha  # the noise that goes with x0 as it is carried along
+        if held > MOST:
+            x = here.along(there.eps).move(to)
+        else:
+            x = mix((to.alpha, held, to.sigma - held), (here.x0, here.eps, there.eps))
     return x
