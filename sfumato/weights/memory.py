@@ -23,7 +23,7 @@ def _madvise() -> Callable[[int, int, int], int] | None:
     except (OSError, AttributeError):
         return None
     call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return call  # type: ignore[no-any-return]
+    return call
 
 
 def page_in(tensor: Tensor) -> None:
