@@ -38,9 +38,10 @@ def linspace(schedule: Schedule, steps: int, *, drop: bool = False) -> list[Leve
 def leading(schedule: Schedule, steps: int, *, offset: int = 1, drop: bool = False) -> list[Level]:
     """Indices ``i (T // n) + offset``, highest first.
 
-    With ``drop`` these are n + 1, of which the lowest is left out (diffusers' DPM-Solver, DEIS and UniPC). (Lin et al. 2024, table 2: "leading".) ``offset`` 1 is Stable Diffusion's, and diffusers' ``steps_offset``; at
-    n = T, where it would leave the table, it gives way. Discrete schedules only. InvalidRequest for any other
-    offset that leaves the table.
+    With ``drop`` these are n + 1, of which the lowest is left out (diffusers' DPM-Solver, DEIS and UniPC). (Lin et
+    al. 2024, table 2: "leading".) ``offset`` 1 is Stable Diffusion's, and diffusers' ``steps_offset``; at n = T, where
+    it would leave the table, it gives way. Discrete schedules only. InvalidRequest for any other offset that leaves
+    the table.
     """
     table = _table(schedule, "leading")
     if drop:
