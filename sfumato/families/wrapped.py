@@ -61,6 +61,28 @@ def denoiser_of(index: Mapping[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
+def check_libraries(index: Mapping[str, Any], path: Path, library: Any) -> None:
+    """Refuse a ``model_index.json`` that names classes of others than diffusers, its parts and transformers.
+
+    And a pipeline in a file of the folder's own. ``library`` is diffusers.
+    """
+    if not isinstance(index.get("_class_name", ""), str):
+        raise WeightsError(f"{path} names a pipeline in a file of its own, whose code is not run here")
+    for part, told in index.items():
+        if (
+            part.startswith("_")
+            or not isinstance(told, list)
+            or len(told) != 2
+            or not isinstance(told[0], str)
+        ):
+            continue
+        if told[0] not in ("diffusers", "transformers") and not hasattr(library.pipelines, told[0]):
+            raise WeightsError(
+                f"{path} says that its {part} is of {told[0]!r}, whose code is not run here; allowed are diffusers and "
+                "transformers"
+            )
+
+
 def load_wrapped(
     path: Path,
     *,
@@ -70,20 +92,23 @@ def load_wrapped(
 ) -> Model:
     """The model of the diffusers folder ``path``, whatever its family.
 
-    MissingExtra without diffusers; WeightsError for a class that it does not have, or that cannot be called as a
-    denoiser of one picture is: packed latents, pictures beside, videos.
+    MissingExtra without diffusers; WeightsError for a class that it does not have, that cannot be called as a denoiser
+    of one picture is (packed latents, pictures beside, videos), for code of the folder's own, and for pickles, which
+    diffusers would read in this process: only safetensors are read.
     """
-    place, named = denoiser_of(read_json(path / MODEL_INDEX))
+    index = read_json(path / MODEL_INDEX)
+    place, named = denoiser_of(index)
     if not place:
         raise WeightsError(f"{path} names no denoiser of diffusers in its {MODEL_INDEX}")
     library = _library(f"reading {named}, which is not native,")
+    check_libraries(index, path, library)
     if not hasattr(library, named):
         raise WeightsError(
             f"the denoiser of {path} is {named}, which the installed diffusers {library.__version__} does not have"
         )
     try:
         pipe = library.DiffusionPipeline.from_pretrained(
-            path, torch_dtype=dtype, local_files_only=True, variant=variant
+            path, torch_dtype=dtype, local_files_only=True, variant=variant, use_safetensors=True
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise WeightsError(f"diffusers cannot open {path}: {str(error).splitlines()[0]}") from error

@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sfumato
@@ -136,6 +137,28 @@ def test_what_cannot_be_wrapped_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingExtra, match=r"sfumato\[diffusers\]"):
         load_wrapped(tmp_path)
+
+
+def test_pickles_and_code_of_a_folders_own_are_never_opened(tmp_path: Path) -> None:
+    """diffusers falls back on pickles, in this very process, where a folder has no safetensors."""
+    odd_folder(tmp_path)
+    file, index = tmp_path / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "model_index.json"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    load_wrapped(tmp_path)
+    file.unlink()
+    for more in ({}, {"allow_pickle": True}):
+        with pytest.raises(WeightsError, match="diffusers cannot open"):
+            sfumato.load(str(tmp_path), **more)
+    told = json.loads(index.read_text("utf-8"))
+    for changed, words in (
+        ({"_class_name": ["evil", "Evil"]}, "a file of its own, whose code is not run"),
+        ({"scheduler": ["evil", "Evil"]}, "scheduler is of 'evil', whose code is not run"),
+    ):
+        index.write_text(json.dumps({**told, **changed}), "utf-8")
+        for place in ("", "scheduler"):
+            (tmp_path / place / "evil.py").write_text("raise SystemExit('code ran')", "utf-8")
+        with pytest.raises(WeightsError, match=words):
+            sfumato.load(str(tmp_path))
 
 
 def test_every_native_family_is_listed_and_none_else() -> None:
