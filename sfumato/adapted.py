@@ -25,7 +25,7 @@ from sfumato.adapters import (
 )
 from sfumato.adapters.apply import Applied
 from sfumato.adapters.embedding import Words
-from sfumato.adapters.found import Use, by_hash, digest, files_in, find, named, use, use_of
+from sfumato.adapters.found import Use, by_hash, digest, files_in, files_told, find, named, use, use_of
 from sfumato.adapters.read import Adapter
 from sfumato.device import dtype_named
 from sfumato.errors import InvalidRequest, WeightsError
@@ -347,22 +347,24 @@ def again(recipe: Recipe, given: Given, made: File) -> tuple[Exactly, Recipe]:
     """What acted by the ``recipe`` of the picture ``made``, and the recipe without it.
 
     They are the same files, by their hashes, among those that are ``given``. InvalidRequest names a file that is
-    missing or another one.
+    missing or another one, and what is no list of files.
     """
     arguments = dict(recipe.arguments)
-    told: Any = arguments.pop("adapters", None) or []
-    words: Any = arguments.pop("embeddings", None) or []
+    told, words = (files_told(arguments.pop(name, None), name) for name in ("adapters", "embeddings"))
     merged = bool(arguments.pop("merged", False))
     files = [one.path for one in given.uses()]
-    uses, paths = [], []
+    uses: list[Use] = []
+    paths: list[Path] = []
     for facts in told:
         name = str(facts.get("file", ""))
         near = [*files, *_called(name, given.adapters_in)]
         how = "give it with --adapter FILE, or its folder with --adapters-in"
-        uses.append(use_of(facts, by_hash(facts, near, str(made), how)))
+        path = by_hash(facts, near, str(made), how, allow_pickle=given.allow_pickle)
+        uses.append(use_of(facts, path))
     for facts in words:
         near = _called(str(facts.get("file", "")), given.embeddings_in)
-        paths.append(by_hash(facts, near, str(made), "give its folder with --embeddings-in"))
+        how = "give its folder with --embeddings-in"
+        paths.append(by_hash(facts, near, str(made), how, allow_pickle=given.allow_pickle))
     return Exactly(uses=tuple(uses), words=tuple(paths), merged=merged), replace(recipe, arguments=arguments)
 
 

@@ -155,7 +155,8 @@ def remake(
     if recipe.task not in TASKS:
         raise UnknownName("task", recipe.task, TASKS)
     told = dict(loading or {})
-    given = Given(**{name: told.pop(name) for name in GIVEN if name in told})
+    pickled = bool(told.get("allow_pickle"))
+    given = Given(**{name: told.pop(name) for name in GIVEN if name in told}, allow_pickle=pickled)
     exactly, bare = again(recipe, given, path)
     task = remaking.task_of(bare, path, parents, request)
     remaking.check_model(recipe, path, model, MODELS)

@@ -22,6 +22,8 @@ def task_of(
     """The task of ``recipe``, made by ``request``, with the pictures it was made from, which must be the same ones."""
     arguments = dict(recipe.arguments)
     hashes: Any = arguments.pop("parents", None) or {}
+    if not isinstance(hashes, Mapping):
+        raise InvalidRequest(f"the recipe of {path} is not understood: its parents are no table of hashes")
     needed, given = set(hashes), set(parents)
     if needed - given:
         raise InvalidRequest(

@@ -86,7 +86,7 @@ def family_of(adapter: Adapter) -> str:
     for each in adapter.layers:
         if each.weight is None:
             continue
-        _, width, *_ = (*each.weight.shape(), 0)
+        _, width, *_ = (*each.weight.shape(), 0, 0)
         if re.search(r"attn2[._](processor[._])?to_[kv]", each.name) and width in BY_TEXT:
             found[BY_TEXT[width]] += 1
         elif re.search(r"transformer_blocks[._][2-9][._]attn", each.name):

@@ -84,6 +84,14 @@ def use_of(facts: Mapping[str, object], path: Path) -> Use:
     )
 
 
+def files_told(told: object, name: str) -> list[Mapping[str, object]]:
+    """What a recipe tells of its files under ``name``; InvalidRequest if that is no list of objects."""
+    found = told or []
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        raise InvalidRequest(f"the recipe's {name} are not understood: they are no list of files")
+    return found
+
+
 def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidRequest(f"the recipe's adapters are not understood: {value!r} is no number")
@@ -138,18 +146,20 @@ def digest(path: Path, *, allow_pickle: bool = False) -> str:
     return hashlib.sha256(f"{own} {beside}".encode()).hexdigest()
 
 
-def by_hash(facts: Mapping[str, object], given: Iterable[Path], made: str, how: str) -> Path:
+def by_hash(
+    facts: Mapping[str, object], given: Iterable[Path], made: str, how: str, *, allow_pickle: bool = False
+) -> Path:
     """The file among ``given`` that a recipe's ``facts`` mean, by its hash.
 
     InvalidRequest if none is there (``how`` says how to give it), or one of its name is another; ``made`` is what was
-    made with it.
+    made with it. WeightsError where a file of pickles comes in question without ``allow_pickle``.
     """
     name, wanted = str(facts.get("file", "")), str(facts.get("sha256", ""))
     other = None
     for path in given:
         if not path.exists():
             continue
-        found = digest(path, allow_pickle=path.suffix not in ("", ".safetensors"))
+        found = digest(path, allow_pickle=allow_pickle)
         if found == wanted:
             return path
         if path.name == name:

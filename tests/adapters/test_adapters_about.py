@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from sfumato.adapted import Given, again
 from sfumato.adapters import Strength
 from sfumato.adapters.found import Use, digest, find, use, use_of
 from sfumato.cli.main import main
-from sfumato.errors import InvalidRequest, UnknownName
+from sfumato.errors import InvalidRequest, UnknownName, WeightsError
+from sfumato.picture.png import save_png
+from sfumato.picture.recipe import Recipe
 
 
 def pair(name: str, wide: int, rank: int = 4) -> dict[str, torch.Tensor]:
@@ -132,6 +137,44 @@ def test_what_a_recipe_says_comes_back(
 def test_facts_that_are_none_are_refused(facts: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match="are not understood"):
         use_of(facts, Path("x"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"adapters": 3},
+        {"adapters": ["ink"]},
+        {"embeddings": {"file": "x"}},
+        {"embeddings": ["x"]},
+        {"parents": 3},
+    ],
+)
+def test_recipes_of_another_kind_are_refused_in_a_sentence(
+    told: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.png"
+    recipe = Recipe("text2image", "emoji", "0" * 64, {"prompt": "a cat", **told}, {})
+    save_png(made, np.zeros((8, 8, 3), np.uint8), recipe)
+    assert main(["generate", "--like", str(made), "-o", str(tmp_path / "again.png")]) == 2
+    assert "not understood" in capsys.readouterr().err
+
+
+def test_a_recipe_opens_no_pickle_that_was_not_allowed(tmp_path: Path) -> None:
+    torch.save(pair(UNET, 768), tmp_path / "ink.pt")
+    facts = {"file": "ink.pt", "sha256": digest(tmp_path / "ink.pt", allow_pickle=True)}
+    recipe = Recipe("text2image", "emoji", "0" * 64, {"prompt": "a cat", "adapters": [facts]}, {})
+    with pytest.raises(WeightsError, match="allow it with --allow-pickle"):
+        again(recipe, Given(adapters_in=tmp_path), "made.png")
+    exactly, bare = again(recipe, Given(adapters_in=tmp_path, allow_pickle=True), "made.png")
+    assert [one.path for one in exactly.uses] == [tmp_path / "ink.pt"]
+    assert bare.arguments == {"prompt": "a cat"}
+
+
+def test_updates_of_any_shape_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shape in ((), (3,)):
+        save_file({f"{UNET}.diff": torch.ones(shape)}, tmp_path / "a.safetensors")
+        assert main(["inspect", str(tmp_path / "a.safetensors")]) == 0
+        assert "1 diff" in capsys.readouterr().out
 
 
 def test_files_are_found_by_name_and_never_outside(tmp_path: Path) -> None:
