@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from string import Formatter
 from typing import Any
 
 from sfumato.data.compose import BACKGROUNDS, on_background
@@ -52,43 +53,72 @@ class Job:
 
 
 def planned(source: PictureSet, plan: Plan) -> list[Job]:
-    """The work in order; InvalidRequest for a plan that cannot be, DataError for names that lead out of a folder."""
+    """The work in order, each file's name once.
+
+    InvalidRequest for a plan that cannot be, DataError for names that lead out of a folder.
+    """
     if not 1 <= plan.times <= 1000:
         raise InvalidRequest(f"times = {plan.times} is not allowed: from 1 to 1000")
+    if plan.limit is not None and plan.limit < 1:
+        raise InvalidRequest(f"limit = {plan.limit} is not allowed: 1 and above, or leave it out")
     found = [(k, r) for k, r in enumerate(source.records) if plan.split in ("", r.split)]
     if not found:
         splits = ", ".join(sorted({r.split for r in source.records}))
         raise InvalidRequest(f"split = {plan.split!r} has no pictures; there are {splits}")
-    jobs, taken = [], set()
+    jobs: list[Job] = []
+    taken: set[PurePosixPath] = set()
     for place, (index, record) in enumerate(found[: plan.limit]):
         stem = PurePosixPath(record.id).with_suffix("")
         if stem.is_absolute() or ".." in stem.parts or not stem.name:
             raise DataError(
                 f"the picture {record.id!r} of {source.path} has a name that leads out of a folder"
             )
-        if stem in taken:
-            stem = stem.with_name(f"{stem.name}-{index}")
-        taken.add(stem)
+        name, number = stem.name, index
+        while not taken.isdisjoint(names := _files(stem, plan)):
+            stem, number = stem.with_name(f"{name}-{number}"), number + 1
+        taken.update(names)
         fields = {
             **plan.options,
             "prompt": _prompt(plan.prompt, record),
             "seed": plan.seed + place * plan.times,
             "count": plan.times,
         }
-        files = tuple(stem.with_name(f"{stem.name}-a{k + 1}.png") for k in range(plan.times))
-        original = stem.with_name(f"{stem.name}.png") if plan.originals else None
-        jobs.append(Job(index=index, record=record, files=files, original=original, fields=fields))
+        original = names[plan.times] if plan.originals else None
+        jobs.append(
+            Job(index=index, record=record, files=names[: plan.times], original=original, fields=fields)
+        )
     return jobs
+
+
+def _files(stem: PurePosixPath, plan: Plan) -> tuple[PurePosixPath, ...]:
+    """The files of a picture called ``stem``: the new ones, then the picture itself where it is asked for."""
+    ends = [f"-a{k + 1}" for k in range(plan.times)] + [""] * plan.originals
+    return tuple(stem.with_name(f"{stem.name}{end}.png") for end in ends)
 
 
 def _prompt(template: str, record: Record) -> str:
     told = dict(zip(WORDS, (record.captions[0], record.label, record.style, record.group), strict=True))
     try:
+        for _, field, form, turned in Formatter().parse(template):
+            if field is not None and (field not in told or form or turned):
+                raise ValueError(f"{field!r} is none of them")
         return template.format(**told)
-    except (KeyError, IndexError, ValueError) as error:
+    except ValueError as error:
         raise InvalidRequest(
             f"prompt = {template!r} is not a template of {', '.join('{' + word + '}' for word in WORDS)}: {error}"
         ) from error
+
+
+def check_out(source: str | os.PathLike[str], out: str | os.PathLike[str], resume: bool) -> Path:
+    """The folder ``out``; OutputError if it is not empty (unless in ``resume``), or within the set itself."""
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
+        raise OutputError(
+            f"{folder} is there and not empty: choose another folder, or go on in it with resume"
+        )
+    if folder.resolve().is_relative_to(Path(source).resolve()):
+        raise OutputError(f"{folder} lies in the set {source}, to which it would add: choose another folder")
+    return folder
 
 
 def augment(
@@ -104,22 +134,18 @@ def augment(
 
     Each new picture carries its recipe with its parent's hash, each line of metadata the record and the ``parent``.
     ``listen(done, of)`` is told of pictures made. With ``resume`` pictures that are there already, by the same
-    plan, stay. Raises what ``planned`` does, OutputError where ``out`` is not empty or cannot be written, and
+    plan, stay. Raises what ``planned`` and ``check_out`` do, OutputError where ``out`` cannot be written, and
     InvalidRequest where a picture in it was made by another plan. Returns how many pictures were made and kept.
     """
-    pictures, folder = open_pictures(source), Path(out)
+    pictures, folder = open_pictures(source), check_out(source, out, resume)
     jobs = planned(pictures, plan)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not resume)):
-        raise OutputError(
-            f"{folder} is there and not empty: choose another folder, or go on in it with resume"
-        )
     made = kept = 0
     lines: list[str] = []
     total = len(jobs) * plan.times
     for job in jobs:
         pixels = on_background(pictures.read(job.index), BACKGROUNDS["white"])
         task, _ = request("image2image", image=pixels, **job.fields)
-        there = [resume and _same(folder / file, task) for file in job.files]
+        there = [resume and _same(folder / file, task, k) for k, file in enumerate(job.files)]
         if not all(there):
             images = model.run(task).images
             for file, picture, done in zip(job.files, images, there, strict=True):
@@ -137,17 +163,22 @@ def augment(
     return {"out": str(folder), "pictures": len(jobs), "made": made, "kept": kept, "lines": len(lines)}
 
 
-def _same(file: Path, task: Any) -> bool:
-    """Whether ``file`` is there, made by ``task``; InvalidRequest if it was made otherwise."""
+def _same(file: Path, task: Any, row: int) -> bool:
+    """Whether ``file`` is there, the picture ``row`` of ``task``; InvalidRequest if it was made otherwise."""
     if not file.exists():
         return False
-    told = read_recipe(file).arguments
+    told: Mapping[str, Any] = read_recipe(file).arguments
     wanted = {
         name: getattr(task, name)
         for name in task.__dataclass_fields__
         if name not in ("image", "seed", "count", "pick") and getattr(task, name) is not None
     }
-    if told.get("parents") != {"image": task.image.hash} or any(told.get(k) != v for k, v in wanted.items()):
+    # Noise of a seed each counts seeds, other noise keeps the first seed and counts pictures.
+    seed = told.get("seed", 0) + (told.get("pick") or 1) - 1
+    parents = {"image": task.image.hash}
+    if (told.get("parents"), seed) != (parents, task.seed + row) or any(
+        told.get(k) != v for k, v in wanted.items()
+    ):
         raise InvalidRequest(f"{file} was made by another plan: give the same options, or another folder")
     return True
 

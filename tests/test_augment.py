@@ -102,6 +102,7 @@ def test_another_plan_does_not_go_on(photos: Path, loaded: Loaded, tmp_path: Pat
     for plan in (
         Plan(times=1, options={**OPTIONS, "strength": 0.75}),
         Plan(times=1, prompt="right", options=OPTIONS),
+        Plan(times=1, seed=1, options=OPTIONS),
     ):
         with pytest.raises(InvalidRequest, match="another plan"):
             augment(photos, tmp_path / "more", loaded, plan, resume=True)
@@ -120,6 +121,11 @@ def test_a_template_and_a_limit(photos: Path, loaded: Loaded, tmp_path: Path) ->
         (Plan(times=0, options={}), "times = 0"),
         (Plan(prompt="{colour}", options={}), "template"),
         (Plan(prompt="{label", options={}), "template"),
+        (Plan(prompt="{label.upper}", options={}), "template"),
+        (Plan(prompt="{label[0]}", options={}), "template"),
+        (Plan(prompt="{label:999999999}", options={}), "template"),
+        (Plan(limit=0, options={}), "limit = 0"),
+        (Plan(limit=-1, options={}), "limit = -1"),
         (Plan(split="test", options={}), "there are train"),
         (Plan(options={"strenght": 1}), "did you mean 'strength'"),
     ],
@@ -130,6 +136,33 @@ def test_what_cannot_be_is_told_before_any_work(
     with pytest.raises(InvalidRequest, match=told):
         augment(photos, tmp_path / "more", loaded, plan)
     assert not (tmp_path / "more").exists()
+
+
+def test_noise_of_one_seed_for_all_is_gone_on_with_too(photos: Path, loaded: Loaded, tmp_path: Path) -> None:
+    plan = Plan(times=2, seed=3, options={**OPTIONS, "noise": "torch"})
+    augment(photos, tmp_path / "more", loaded, plan)
+    assert augment(photos, tmp_path / "more", loaded, plan, resume=True)["kept"] == 6
+
+
+def test_no_file_is_written_twice(tmp_path: Path, loaded: Loaded) -> None:
+    """Pictures whose names are those of new ones, or differ in their endings alone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place, name in enumerate(("one.png", "one.bmp", "one-a1.png", "one-1.png", "one-a1-a1.png")):
+        Image.fromarray(picture(seed=place)).save(folder / name)
+    told = augment(
+        folder, tmp_path / "more", loaded, Plan(times=2, prompt="left", originals=True, options=OPTIONS)
+    )
+    assert (told["made"], told["lines"]) == (10, 15)
+    assert len(list((tmp_path / "more").glob("*.png"))) == 15
+
+
+def test_a_set_is_not_written_into_itself(photos: Path, loaded: Loaded) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    for out in (photos, photos / "cats", photos / "more"):
+        with pytest.raises(OutputError, match="lies in the set"):
+            augment(photos, out, loaded, Plan(options=OPTIONS), resume=True)
+    assert before == {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
 
 
 def test_names_that_lead_out_are_refused(photos: Path, loaded: Loaded, tmp_path: Path) -> None:

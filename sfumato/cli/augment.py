@@ -60,7 +60,7 @@ def command(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from sfumato import api
-    from sfumato.augment import Plan, augment, planned
+    from sfumato.augment import Plan, augment, check_out, planned
     from sfumato.data.pictures import open_pictures
 
     loading = taken(values, LOADING)
@@ -78,6 +78,7 @@ def command(
         options=given(values),
     )
     planned(open_pictures(source), plan)
+    check_out(source, out, resume)
     loaded = api.load(model or "emoji", **loading)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
