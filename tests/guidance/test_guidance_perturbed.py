@@ -15,7 +15,9 @@ from sfumato.denoiser import Denoiser
 from sfumato.engine.answer import answer, call, split
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
-from sfumato.guidance import guide
+from sfumato.guidance import GUIDES, guide
+from sfumato.guidance.guide import Pair
+from sfumato.guidance.interval import share
 from sfumato.guidance.perturbed import perturbed, steps_from
 from sfumato.manner import Manner
 from sfumato.model import Model
@@ -186,6 +188,32 @@ def test_the_part_of_the_steps() -> None:
             assert [acts(level) for level in grid[:-1]] == expected
     with pytest.raises(InvalidRequest, match="start"):
         steps_from(grid, 0.5, 0.2)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in GUIDES.items() if entry.attends])
+def test_what_is_asked_in_the_interval_and_outside(name: str) -> None:
+    """The avoided branch within ``lo`` and ``hi`` alone, the perturbed one where it acts, whatever the interval."""
+    grid = make_grid("linspace", steps=16, schedule=Flow())
+    seen: list[tuple[Cond, ...]] = []
+
+    async def branches(x: Tensor, at: Level, *conds: Cond) -> tuple[Estimate, ...]:
+        seen.append(conds)
+        return tuple(Estimate(at, x * (1 + k), x) for k, _ in enumerate(conds))
+
+    want, avoid = (Cond(tokens=torch.full((1, 2, 3), value)) for value in (1.0, 2.0))
+    pair = Pair(branches, want, avoid, 3.0, prediction("flow"), grid, layers=("middle.0",))
+    options = {"lo": share(grid[11]), "hi": share(grid[4])}
+    acting = {"start": 0.0, "stop": 0.5} if name == "slg" else {}
+    denoise = GUIDES[name].make(pair, scale=2.0, layers="all", **options, **acting)
+    for number, at in enumerate(grid[:-1]):
+        run(denoise(torch.ones(1, 4), at))
+        pushed = not acting or number < 8
+        conds = seen.pop()
+        assert conds[0] is want
+        assert (avoid in conds) == (4 <= number <= 11)
+        assert [cond.manner is not None for cond in conds] == [False] * (len(conds) - pushed) + [
+            True
+        ] * pushed
 
 
 def network() -> Model:

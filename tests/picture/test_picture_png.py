@@ -310,7 +310,7 @@ def with_comment(path: Path, comment: Any) -> Path:
 def test_comments_in_other_formats(tmp_path: Path, name: str, comment: bytes) -> None:
     path = with_comment(tmp_path / name, comment)
     assert read_infotext(path) == TEXT
-    with pytest.raises(DataError, match="no PNG file, and only those"):
+    with pytest.raises(DataError, match="no recipe: only PNG files and moving pictures"):
         read_recipe(path)
 
 
