@@ -12,6 +12,7 @@ LARGE = 192 * 192
 """Latents of more places are decoded in strips (see nn.strips): 1536 x 1536 pixels where sides are 8 times smaller."""
 ROWS = 64
 """The rows of a strip."""
+NO_ROOM = "the picture was decoded in strips: the device has no memory for all of it"
 
 
 class Codec(Protocol):
@@ -79,15 +80,16 @@ class Latent:
             return self.autoencoder.decode
 
         def decode(x: Tensor) -> Tensor:
+            keep = None
             if latent.shape[-2] * latent.shape[-1] <= LARGE:
                 try:
                     return self.autoencoder.decode(x)
                 except torch.OutOfMemoryError:
-                    self.notes.append(
-                        "the picture was decoded in strips: the device has no memory for all of it"
-                    )
-                    return torch.cat([strips(row, ROWS, torch.device("cpu")) for row in torch.split(x, 1)])
-            return torch.cat([strips(row, ROWS) for row in torch.split(x, 1)])
+                    keep = torch.device("cpu")
+                if NO_ROOM not in self.notes:
+                    self.notes.append(NO_ROOM)
+            # Not inside of the except clause, where the error's frames still hold the maps of the first attempt.
+            return torch.cat([strips(row, ROWS, keep) for row in torch.split(x, 1)])
 
         return decode
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,17 +77,28 @@ def test_large_latents_go_in_strips_and_small_ones_whole(monkeypatch: pytest.Mon
 
 
 def test_a_device_without_memory_decodes_in_strips_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the first attempt held is free by then; told once, however many pictures are decoded."""
     latent = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    held: list[weakref.ref[torch.Tensor]] = []
+    strips = NETS["vae"].decode_in_strips
+
+    def full(x: torch.Tensor) -> torch.Tensor:
+        first_maps = torch.zeros(9)
+        held.append(weakref.ref(first_maps))
+        raise torch.OutOfMemoryError("no memory")
+
+    def later(*given: Any) -> torch.Tensor:
+        assert held[-1]() is None
+        return strips(*given)
+
     with torch.inference_mode():
         wanted = codec().decode(latent)
-
-        def full(x: torch.Tensor) -> torch.Tensor:
-            raise torch.OutOfMemoryError("no memory")
-
         monkeypatch.setattr(NETS["vae"], "decode", full)
+        monkeypatch.setattr(NETS["vae"], "decode_in_strips", later)
         short = codec()
-        assert torch.allclose(short.decode(latent), wanted, atol=1e-9)
-    assert "strips" in short.notes[0]
+        for _ in range(2):
+            assert torch.allclose(short.decode(latent), wanted, atol=1e-9)
+    assert short.notes == [sfumato.codec.NO_ROOM]
 
 
 def test_what_is_differentiated_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
