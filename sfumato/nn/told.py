@@ -87,10 +87,10 @@ class Place:
             return query, key
         return _adapted(query, text), _adapted(key, text)
 
-    def look(self, query: Tensor, key: Tensor, value: Tensor, text: int = 0, regions: bool = True) -> Tensor:
-        """Attention of a row of tokens on itself, (B, L, H, d) each, to (B, L, H d); ``regions`` if it reads text."""
+    def look(self, query: Tensor, key: Tensor, value: Tensor, text: int = 0) -> Tensor:
+        """Attention of a row of tokens on itself, (B, L, H, d) each, to (B, L, H d)."""
         manner = self.told.manner
-        mask = self._joint(query.shape[1], text) if text and regions else None
+        mask = self._joint(query.shape[1], text) if text else None
         if self.number in manner.identity:
             if not text:
                 return value.flatten(2)

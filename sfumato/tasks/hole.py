@@ -56,28 +56,6 @@ def feathered(hole: NDArray[np.float32], std: float) -> NDArray[np.float32]:
     return torch.where(soft < 1 / 510, 0.0, soft).numpy()
 
 
-def grown(hole: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
-    """The greatest value of ``hole`` (H, W) within ``pixels`` of each pixel, straight or diagonally; least if below 0.
-
-    What lies beyond the border does not count, so a hole that touches it is not narrowed there.
-    """
-    if pixels == 0:
-        return hole
-    if pixels < 0:
-        return 1 - grown(1 - hole, -pixels)
-    window = 2 * pixels + 1
-    for axis in (0, 1):
-        wide = np.moveaxis(
-            np.pad(hole, [(pixels, pixels) if axis == each else (0, 0) for each in (0, 1)]), axis, 0
-        )
-        run = 1  # the greatest of runs of 1, 2, 4, ... values, until two that overlap make the whole window
-        while run < window:
-            step = min(run, window - run)
-            wide, run = np.maximum(wide[:-step], wide[step:]), run + step
-        hole = np.ascontiguousarray(np.moveaxis(wide, 0, axis))
-    return hole
-
-
 def box_around(hole: NDArray[np.float32], around: int) -> tuple[int, int, int, int]:
     """The box (left, top, width, height) of all that is above 0 in ``hole`` and of ``around`` pixels about it.
 

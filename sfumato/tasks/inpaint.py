@@ -11,10 +11,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sfumato.errors import InvalidRequest
+from sfumato.picture.mask import grown
 from sfumato.tasks.canvas import canvas_for, scaled
 from sfumato.tasks.fill import Filling, fill
 from sfumato.tasks.given import Mask
-from sfumato.tasks.hole import box_around, closed, grown, scaled_hole
+from sfumato.tasks.hole import box_around, closed, scaled_hole
 from sfumato.tasks.picture import OnPicture
 from sfumato.tasks.sampling import CONFIG, Prompted
 

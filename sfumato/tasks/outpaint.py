@@ -10,9 +10,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from sfumato.errors import InvalidRequest
+from sfumato.picture.mask import grown
 from sfumato.tasks.canvas import canvas_for
 from sfumato.tasks.fill import Filling, fill
-from sfumato.tasks.hole import grown, hidden
+from sfumato.tasks.hole import hidden
 from sfumato.tasks.picture import OnPicture
 from sfumato.tasks.sampling import CONFIG, Prompted
 

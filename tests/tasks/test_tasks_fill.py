@@ -15,11 +15,11 @@ from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
 from sfumato.families.gaussian import mixture
 from sfumato.noise import Stream
-from sfumato.picture import mask as masks
+from sfumato.picture.mask import grown
 from sfumato.process.level import Level
 from sfumato.tasks import fill
 from sfumato.tasks.control import Control
-from sfumato.tasks.hole import box_around, feathered, grown, scaled_hole
+from sfumato.tasks.hole import box_around, feathered, scaled_hole
 from sfumato.tasks.inpaint import Inpaint
 from sfumato.tasks.instruct import Instruct
 from sfumato.tasks.outpaint import Outpaint
@@ -27,17 +27,6 @@ from sfumato.tasks.repeat import raised
 from sfumato.tasks.task import make
 from tests.tasks.test_tasks_parts import filling
 from tests.tasks.toys import SIDE, alike, corner, done, picture, toy
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(-6, 6), st.integers(0, 2**16))
-def test_a_hole_grows_and_shrinks_as_a_mask_that_is_read_does(
-    width: int, height: int, by: int, seed: int
-) -> None:
-    hole = np.random.default_rng(seed).random((height, width)).astype(np.float32)
-    hole[hole < 0.6] = 0
-    # Where a mask is narrowed, what lies beyond the border does not count, nor does it here.
-    assert np.array_equal(grown(hole, by), masks.grown(hole, by))
 
 
 @settings(max_examples=60, deadline=None)
