@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import WeightsError
-from sfumato.families import shapes
+from sfumato.families import languages, shapes
 from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
+from sfumato.families.keys.lumina import language_table, lumina_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
@@ -23,6 +24,8 @@ from sfumato.nn.adm import PixelConfig, PixelUNet
 from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.clip import ClipConfig, ClipText
 from sfumato.nn.flux import Flux, FluxConfig
+from sfumato.nn.language import LanguageConfig
+from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT
 from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.t5 import T5Encoder
@@ -65,6 +68,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "mmdit": mmdit_table,
     "flux": flux_table,
     "chroma": chroma_table,
+    "lumina": lumina_table,
     "pixart": pixart_table,
     "dit": dit_table,
     "pixels": pixel_table,
@@ -72,12 +76,14 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "tiny": tiny_table,
     "clip": clip_table,
     "t5": t5_table,
+    "gemma2": language_table,
 }
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "unet": UNet,
     "mmdit": MMDiT,
     "flux": Flux,
     "chroma": Chroma,
+    "lumina": Lumina,
     "pixart": SincosDiT,
     "dit": SincosDiT,
     "pixels": PixelUNet,
@@ -85,12 +91,13 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "tiny": TinyVae,
     "clip": ClipText,
     "t5": T5Encoder,
+    "gemma2": languages.make_gemma2,
 }
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The parts of a checkpoint by place (denoiser, vae, text, text_2, text_3), and what is told beside them.
+    """The parts of a checkpoint by place (denoiser, vae, text, text_2, text_3, language), and what is told beside them.
 
     ``configs`` are the settings of a diffusers folder's components by name (scheduler, tokenizer and the networks).
     """
@@ -168,6 +175,10 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         return replace(config, heads=heads, side=side, extent=extent)
     if isinstance(config, FluxConfig | ChromaConfig) and told:
         return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
+    if isinstance(config, LuminaConfig) and told:
+        return replace(config, axes=tuple(told.get("axes_dim_rope", config.axes)))
+    if isinstance(config, LanguageConfig) and told:
+        return replace(config, told=told)
     return config
 
 
@@ -221,6 +232,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "mmdit": shapes.mmdit,
     "flux": shapes.flux,
     "chroma": shapes.chroma,
+    "lumina": languages.lumina,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
     "pixels": lambda found, layout: shapes.pixels(found),
@@ -228,4 +240,5 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "tiny": shapes.tiny,
     "clip": shapes.clip,
     "t5": lambda found, layout: shapes.t5(found),
+    "gemma2": languages.gemma2,
 }

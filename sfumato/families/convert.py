@@ -203,7 +203,7 @@ class _Job:
     def _component(self, folder: Path, part: Part, told: Mapping[str, object]) -> set[str]:
         """Write one component; returns the names in the source that it was made of."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = "model" if part.kind in ("clip", "t5") else "diffusion_pytorch_model"
+        stem = "model" if part.kind in ("clip", "t5", "gemma2") else "diffusion_pytorch_model"
         tensors, used = stream(part, "diffusers", self.dtype)
         write_all(folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt"})
         _write_json(folder / "config.json", told)
@@ -258,9 +258,9 @@ class _Job:
         notes: list[str] = []
         if self.alone:
             part = next(iter(self.checkpoint.parts.values()))
-            if part.kind == "t5":
+            if part.kind in ("t5", "gemma2"):
                 raise WeightsError(
-                    "a T5 encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
+                    "such an encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
                 )
             tensors, used = stream(part, "original", self.dtype)
             left = [name for name in self.source.entries if name not in used]

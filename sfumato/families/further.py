@@ -42,6 +42,16 @@ def chroma(shapes: Shapes, original: bool) -> Facts:
     }
 
 
+def lumina(shapes: Shapes, original: bool) -> Facts:
+    """Lumina-Image 2's."""
+    words = "cap_embedder.1.weight" if original else "time_caption_embed.caption_embedder.1.weight"
+    return {
+        "depth": count(shapes, "layers."),
+        "width": shapes["x_embedder.weight"][0],
+        "tokens": shapes[words][1],
+    }
+
+
 def pixart(shapes: Shapes, original: bool) -> Facts:
     """PixArt's."""
     size = (
@@ -105,6 +115,13 @@ FURTHER: dict[str, Further] = {
         title="Chroma",
         needs=("denoiser", "vae", "text_3"),
         facts=chroma,
+        predicts="flow",
+    ),
+    "lumina": Further(
+        family="lumina2",
+        title="Lumina-Image 2",
+        needs=("denoiser", "vae", "language"),
+        facts=lumina,
         predicts="flow",
     ),
     "pixart": Further(

@@ -219,6 +219,9 @@ def facts_of(network: Found) -> dict[str, int | bool]:
                 "layers": count("transformer.resblocks." if original else "text_model.encoder.layers."),
                 "projection": ("text_projection" if original else "text_projection.weight") in shapes,
             }
+        case "gemma2":
+            head = "model." if "model.embed_tokens.weight" in shapes else ""
+            return {"width": shapes[f"{head}embed_tokens.weight"][1], "layers": count(f"{head}layers.")}
     return {"width": shapes["shared.weight"][1], "layers": count("encoder.block.")}
 
 
@@ -295,6 +298,7 @@ def _alone(found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bo
                 "tiny": f"tiny autoencoder, {told.get('latent')} channels",
                 "clip": f"CLIP text encoder, width {told.get('width')}",
                 "t5": f"T5 encoder, width {told.get('width')}",
+                "gemma2": f"Gemma 2, width {told.get('width')}",
             }[one.kind]
         )
     return "; ".join(titles)

@@ -60,6 +60,7 @@ NATIVE = (
         layouts=BOTH,
         source="Black Forest Labs 2025",
     ),
+    Listed(name="lumina2", title="Lumina-Image 2", native=True, layouts=BOTH, source="Qin et al. 2025"),
     Listed(name="chroma", title="Chroma", native=True, layouts=BOTH, source="Lodestone Rock 2025"),
     Listed(
         name="pixart",
@@ -89,6 +90,7 @@ TIMES = {"AuraFlowTransformer2DModel": 0.001, "SD3Transformer2DModel": 1.0}
 NATIVE_CLASSES = (
     *("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel"),
     *("ChromaTransformer2DModel", "UNet2DConditionModel", "UNet2DModel", "Transformer2DModel"),
+    "Lumina2Transformer2DModel",
 )
 """diffusers' classes whose networks are native."""
 

@@ -19,9 +19,10 @@ from sfumato.codec import Latent, Pixels
 from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import chroma, flows, pixels, sincos, stable
+from sfumato.families import chroma, flows, lumina, pixels, sincos, stable
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
+from sfumato.families.languages import check_installed
 from sfumato.families.marks import BY_SETTINGS
 from sfumato.families.split import check_parts, stored, words_of
 from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
@@ -48,6 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     flows.FLUX,
     flows.KONTEXT,
     chroma.CHROMA,
+    lumina.LUMINA,
     sincos.SIGMA,
     sincos.ALPHA,
     sincos.DIT,
@@ -99,7 +101,9 @@ def load_checkpoint(
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
     words = None
-    if "text_3" in parts:
+    if "language" in parts:
+        check_installed()
+    if "text_3" in parts or "language" in parts:
         words = tokens or words_of(checkpoint, kind)
     keep = quantized if packed else None
     nets: dict[str, Any] = {
@@ -140,7 +144,9 @@ def load_checkpoint(
         beside=beside_of(kind, parts, 1.0 if isinstance(codec, Pixels) else float(codec.std.flatten()[0])),
         seams=Seams(
             networks=lambda: {
-                place: (net, parts[place].table) for place, net in nets.items() if place != "vae"
+                place: (net, parts[place].table)
+                for place, net in nets.items()
+                if place not in ("vae", "language")
             },
             learned=kit.learned,
         ),

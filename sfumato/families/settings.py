@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from sfumato.errors import WeightsError
+from sfumato.families import languages
 from sfumato.families.checkpoint import Part
 from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.flux import FluxConfig
+from sfumato.nn.lumina import LuminaConfig
 from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.t5 import T5Config
@@ -40,12 +42,7 @@ FOLDER_OF = {
         "text_2": "text_encoder_2",
         "text_3": "text_encoder_3",
     },
-    "flux": {
-        "denoiser": "transformer",
-        "vae": "vae",
-        "text": "text_encoder",
-        "text_3": "text_encoder_2",
-    },
+    "flux": {"denoiser": "transformer", "vae": "vae", "text": "text_encoder", "text_3": "text_encoder_2"},
 }
 """Of each family, the folder of each place."""
 
@@ -90,14 +87,8 @@ def network(part: Part, family: str | None, projected: bool = False, vector: int
         return _vae(config, family)
     if isinstance(config, ClipConfig):
         return _clip(config, projected)
-    if isinstance(config, T5Config):
-        return _t5(config)
-    if isinstance(config, MMDiTConfig):
-        return _mmdit(config)
-    if isinstance(config, FluxConfig | ChromaConfig):
-        return _flux(config)
-    if isinstance(config, SincosConfig):
-        return _pixart(config)
+    if (tell := _TELL.get(type(config))) is not None:
+        return tell(config)
     assert isinstance(config, TinyConfig)
     return {
         "_class_name": "AutoencoderTiny",
@@ -278,6 +269,16 @@ def _flux(config: FluxConfig | ChromaConfig) -> Settings:
     return {"_class_name": "ChromaTransformer2DModel", **told, **own}
 
 
+_TELL: dict[type, Callable[[Any], Settings]] = {
+    T5Config: _t5,
+    MMDiTConfig: _mmdit,
+    FluxConfig: _flux,
+    ChromaConfig: _flux,
+    SincosConfig: _pixart,
+    LuminaConfig: languages.lumina_settings,
+}
+
+
 def _edm(predicts: str, low: float, high: float) -> Settings:
     """The settings of EDM's process: CosXL's where v is predicted, else Playground 2.5's."""
     told = {**_STEPS, "sigma_min": low, "sigma_max": high, "rho": 7.0}
@@ -289,11 +290,7 @@ def _edm(predicts: str, low: float, high: float) -> Settings:
 
 
 def schedulers(
-    family: str,
-    predicts: str,
-    zero_terminal: bool,
-    guided: bool,
-    levels: tuple[float, float] | None = None,
+    family: str, predicts: str, zero_terminal: bool, guided: bool, levels: tuple[float, float] | None = None
 ) -> dict[str, Settings]:
     """The ``scheduler_config.json`` of each scheduler of ``family``, by folder.
 

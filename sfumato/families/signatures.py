@@ -30,12 +30,19 @@ PREFIXES = (
     ("text_encoders.clip_l.transformer.", "text"),
     ("text_encoders.clip_g.transformer.", "text_2"),
     ("text_encoders.t5xxl.transformer.", "text_3"),
+    ("text_encoders.gemma2_2b.transformer.", "language"),
 )
 """Under which prefixes single files keep their networks."""
 
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
     ("mmdit", "diffusers", "transformer_blocks.0.attn.add_q_proj.weight pos_embed.proj.weight"),
+    ("lumina", "original", "cap_embedder.1.weight noise_refiner.0.attention.qkv.weight"),
+    (
+        "lumina",
+        "diffusers",
+        "time_caption_embed.caption_embedder.1.weight noise_refiner.0.norm1.linear.weight",
+    ),
     ("chroma", "original", "distilled_guidance_layer.in_proj.weight double_blocks.0.img_attn.qkv.weight"),
     ("chroma", "diffusers", "distilled_guidance_layer.in_proj.weight x_embedder.weight"),
     ("flux", "original", "double_blocks.0.img_attn.norm.query_norm.scale single_blocks.0.linear1.weight"),
@@ -79,6 +86,8 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("tiny", "original", "encoder.0.weight decoder.1.weight"),
     ("clip", "diffusers", "text_model.embeddings.token_embedding.weight"),
     ("clip", "original", "transformer.resblocks.0.attn.in_proj_weight token_embedding.weight"),
+    ("gemma2", "diffusers", "embed_tokens.weight layers.0.post_feedforward_layernorm.weight"),
+    ("gemma2", "diffusers", "model.embed_tokens.weight model.layers.0.post_feedforward_layernorm.weight"),
     ("t5", "diffusers", "shared.weight encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
 )
 """Kind, layout, and the keys that a network of that kind and layout always has."""
@@ -89,7 +98,8 @@ FOREIGN = {
     "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
     "Wan": "head.modulation",
     "LTX-Video": "patchify_proj.weight",
-    "Lumina 2 or Z-Image": "cap_embedder.0.weight",
+    "Z-Image": "cap_pad_token",
+    "OmniGen2": "image_index_embedding",
     "SANA": "attention_y_norm.weight",
     "AuraFlow": "double_layers.0.attn.w1q.weight",
     "Stable Cascade": "clip_txt_mapper.weight",
@@ -97,6 +107,9 @@ FOREIGN = {
     "ControlNet (diffusers)": "controlnet_cond_embedding.conv_in.weight",
 }
 """Networks that are known by name and not read here, by a key that only they have."""
+
+APART = {"t5": "text_3", "gemma2": "language"}
+"""Encoders with one place, wherever they were found."""
 
 ADAPTERS = (
     ".lora_up.",
@@ -138,10 +151,11 @@ def networks(source: Source) -> dict[str, Source]:
 def place_of(kind: str, found: str) -> str:
     """The place of a network of ``kind`` that was ``found`` at a place, "" if it comes alone.
 
-    T5 is always "text_3": it is the second encoder of FLUX.1's folders, the third of Stable Diffusion 3's.
+    T5 is always "text_3": it is the second encoder of FLUX.1's folders, the third of Stable Diffusion 3's. A language
+    model is always "language".
     """
-    if kind == "t5":
-        return "text_3"
+    if kind in APART:
+        return APART[kind]
     return found or {"vae": "vae", "tiny": "vae", "clip": "text"}.get(kind, "denoiser")
 
 

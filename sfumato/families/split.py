@@ -28,8 +28,12 @@ READS = {
     "text": "the smaller CLIP encoder",
     "text_2": "the larger CLIP encoder",
     "text_3": "the T5 encoder",
+    "language": "the language model that reads prompts",
 }
 """What parts are, for people who lack one."""
+
+ENCODERS = ("text", "language")
+"""How the places of text encoders begin."""
 
 WIDE = 1280
 """The width of the larger CLIP encoder, OpenCLIP bigG."""
@@ -129,8 +133,9 @@ def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
     if path.is_dir():
         here = any((path / name).is_file() for name in NAMES)
         return T5Tokens.load(path if here else path / kind.words)
+    whose = "Gemma 2's" if "language" in kind.needs else "T5's"
     raise WeightsError(
-        f"T5's vocabulary is not in {path}: files of weights have none. Give {' or '.join(NAMES)} with --tokens (in "
+        f"{whose} vocabulary is not in {path}: files of weights have none. Give {' or '.join(NAMES)} with --tokens (in "
         f"Python: tokens=...); folders of {kind.title} have it in {kind.words}"
     )
 
@@ -138,7 +143,7 @@ def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
 def misfit(parts: Mapping[str, Part]) -> str:
     """Which part is not made for the denoiser among ``parts``, by its widths; empty if all are."""
     net = parts["denoiser"]
-    widths = {place: int(part.config.width) for place, part in parts.items() if place.startswith("text")}
+    widths = {place: int(part.config.width) for place, part in parts.items() if place.startswith(ENCODERS)}
     told = ", ".join(f"{widths[place]} ({READS[place]})" for place in sorted(widths))
     wanted = getattr(net.config, "tokens", 0)
     match net.kind:
@@ -148,6 +153,8 @@ def misfit(parts: Mapping[str, Part]) -> str:
             fits = widths.get("text_3", wanted) == wanted and widths.get("text") == net.config.vector
         case "mmdit":
             fits = widths.get("text_3", wanted) == wanted
+        case "lumina":
+            fits = widths["language"] == wanted
         case _:
             fits = True
     if not fits:

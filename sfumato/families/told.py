@@ -270,8 +270,9 @@ def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
     if told.get("time_shift_type", "exponential") != "exponential":
         odd.append("time_shift_type")
     dynamic = bool(told.get("use_dynamic_shifting"))
-    twice = isinstance(plain.schedule, Flow) and plain.schedule.shift != 1
-    if dynamic and twice:
+    fixed = isinstance(plain.schedule, Flow) and plain.schedule.shift != 1
+    twice = isinstance(plain.schedule, Flow) and plain.schedule.t_min != Flow.t_min
+    if dynamic and fixed:
         odd.append("use_dynamic_shifting")
     if odd:
         raise WeightsError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 from tests.peers.pipelines import (
@@ -139,6 +140,49 @@ def chroma() -> Any:
     )
 
 
+GEMMA_WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+
+
+def gemma_tokenizer() -> Any:
+    """Gemma's tokenizer with words of single letters."""
+    letters = sorted({*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<>.,-", "\u2581"})
+    made = transformers.GemmaTokenizer(
+        vocab={word: number for number, word in enumerate([*GEMMA_WORDS, *letters])}, merges=[]
+    )
+    made.add_bos_token = True
+    made.update_post_processor()
+    return made
+
+
+def lumina() -> Any:
+    """Lumina-Image 2, whose heads of keys serve two heads of queries each."""
+    return diffusers.Lumina2Pipeline(
+        transformer=diffusers.Lumina2Transformer2DModel(
+            sample_size=32,
+            hidden_size=96,
+            num_layers=2,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            multiple_of=20,
+            axes_dim_rope=(8, 8, 8),
+            cap_feat_dim=48,
+        ),
+        vae=vae(0.3611, shift_factor=0.1159, **FLOW_VAE),
+        text_encoder=transformers.Gemma2Model(
+            transformers.Gemma2Config(
+                vocab_size=80,
+                hidden_size=48,
+                intermediate_size=40,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+            )
+        ),
+        tokenizer=gemma_tokenizer(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
 def aura() -> Any:
     """AuraFlow, which is not native."""
     return diffusers.AuraFlowPipeline(
@@ -183,6 +227,7 @@ FURTHER: dict[str, Callable[[], Any]] = {
     "dit": dit,
     "aura": aura,
     "chroma": chroma,
+    "lumina": lumina,
     "ssd": lambda: sdxl(
         **SHORT,
         transformer_layers_per_block=[1, [1, 1], [1, 2]],
@@ -209,7 +254,7 @@ def further(name: str, folder: Path) -> Case:
     if name == "dit":  # the published folder has the names, which save_pretrained leaves out
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
-    if hasattr(pipe, "transformer") and name not in ("aura", "chroma"):
+    if hasattr(pipe, "transformer") and name not in ("aura", "chroma", "lumina"):
         wide_places(pipe.transformer)
     return case
 

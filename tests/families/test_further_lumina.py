@@ -1,0 +1,247 @@
+"""Lumina-Image 2 against diffusers' pipeline: conditions, network, walk, both layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from diffusers.loaders import single_file_utils
+from diffusers.models import activations, embeddings, normalization
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sfumato.condition import Prompt
+from sfumato.denoiser import row_levels
+from sfumato.errors import MissingExtra, WeightsError
+from sfumato.families import languages
+from sfumato.families.checkpoint import open_checkpoint
+from sfumato.families.convert import convert
+from sfumato.families.inspect import inspect
+from sfumato.families.published import load_checkpoint
+from sfumato.families.settings import network
+from sfumato.families.split import opened
+from sfumato.process.level import Level
+from sfumato.tasks.text2image import Text2Image
+from sfumato.text.t5 import T5Tokens
+from sfumato.weights.keys import KeyTable
+from sfumato.weights.load import load_into
+from sfumato.weights.save import save_module
+from sfumato.weights.source import open_source
+from tests.families.test_published import far, walked
+from tests.families.test_published_rows import check, exchanged
+from tests.peers.further import further
+from tests.peers.pipelines import Case, Wide, wide_tables
+
+F64, F32 = torch.float64, torch.float32
+TEXTS = ("a red cat at night", "dog")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The case, built once."""
+    return further("lumina", tmp_path_factory.mktemp("lumina"))
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let diffusers' sinusoids, norms, rotations and SiLU have float64's digits, which it rounds to float32."""
+    for module in (embeddings, normalization, activations):
+        monkeypatch.setattr(module, "torch", Wide())
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    monkeypatch.setattr(activations.FP32SiLU, "forward", lambda self, x: torch.nn.functional.silu(x))
+
+
+def test_the_network_and_its_conditions(case: Case, wide: None) -> None:
+    x = torch.randn(2, 16, 20, 16, generator=torch.Generator().manual_seed(8), dtype=F64)
+    pipe = case.pipe
+    with torch.no_grad():
+        tokens, mask, other, no = pipe.encode_prompt([TEXTS[0]], negative_prompt=[TEXTS[1]])
+        tokens, mask = torch.cat((tokens, other)), torch.cat((mask, no))
+        expected = -pipe.transformer(x, torch.tensor([0.375, 0.8], dtype=F64), tokens, mask).sample
+    assert int(mask[0].sum()) != int(mask[1].sum())
+    for dtype, most in ((F64, 1e-6), (F32, 1e-5)):
+        model = case.model(dtype)
+        cond = model.conditioner([Prompt(text=TEXTS[0]), Prompt(text=TEXTS[1], negative=True)])
+        assert cond.mask is not None
+        assert cond.tokens is not None
+        assert torch.equal(cond.mask, mask.bool())
+        kept = mask.bool()
+        assert far(cond.tokens[kept], tokens[kept]) < most
+        at = row_levels([Level(0.625, 0.375, 0.625), Level(0.2, 0.8, 0.2)])
+        assert far(model.denoiser.output(x, at, cond), expected) < most
+
+
+def test_a_long_prompt_is_cut_and_an_absent_negative_one_is_empty(case: Case) -> None:
+    long = "the red cat flies and " * 40
+    with torch.no_grad():
+        tokens, mask, other, _ = case.pipe.encode_prompt([long])
+    cond = case.model(F64).conditioner([Prompt(text=long)])
+    assert int(mask.sum()) == 256
+    assert far(cond.tokens, tokens) < 1e-6
+    absent = case.model(F64).conditioner([Prompt(text="", absent=True, negative=True)])
+    assert int(absent.mask.sum()) == 1
+    assert far(absent.tokens[:, :1], other[:, :1]) < 1e-6
+
+
+def test_a_whole_walk(case: Case, wide: None) -> None:
+    noise = torch.randn(1, 16, 40, 32, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad(), wide_tables(case.pipe):
+        expected = case.pipe(
+            "a red cat",
+            negative_prompt="dog",
+            height=320,
+            width=256,
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            cfg_normalization=False,
+            latents=noise,
+            output_type="latent",
+        ).images
+    task = Text2Image(prompt="a red cat", negative="dog", steps=3, seed=3, size="64x80", guidance=4.0)
+    for dtype, most in ((F64, 1e-5), (F32, 1e-4)):
+        assert far(walked(case.model(dtype), task)[0], expected) < most
+
+
+def test_defaults_are_those_of_the_pipeline(case: Case) -> None:
+    defaults = case.model(F32).defaults
+    assert (defaults.steps, defaults.guidance, defaults.sampler) == (30, 4.0, "euler")
+    assert (defaults.width, defaults.height, defaults.multiple) == (64, 64, 16)
+
+
+def test_both_layouts_hold_the_same(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_source(case.peer.folder) as source:
+        report = inspect(source)
+        assert (report.family, report.title, report.prediction) == ("lumina2", "Lumina-Image 2", "flow")
+        assert not report.missing
+        part = open_checkpoint(source).parts["denoiser"]
+        module = load_into(part.make, part.source, part.table, part.layout)
+    for layout in ("original", "diffusers"):
+        save_module(tmp_path / f"{layout}.safetensors", module, part.table, layout)
+        with open_source(tmp_path / f"{layout}.safetensors") as source:
+            assert inspect(source).title == "Lumina-Image 2"
+            assert languages.lumina(source.shapes, layout) == part.config
+            again = load_into(part.make, source, part.table, layout)
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor), name
+    told = type(case.pipe.transformer).from_config(network(part, "lumina2"))
+    state = case.pipe.transformer.state_dict()
+    assert {k: v.shape for k, v in told.state_dict().items()} == {k: v.shape for k, v in state.items()}
+    with open_source(tmp_path / "diffusers.safetensors") as back:
+        assert back.entries.keys() == state.keys()
+    # diffusers' reader of the authors' file has the published numbers of heads in it: 24 and 8, here 4 and 2
+    monkeypatch.setattr(single_file_utils, "torch", Halves())
+    with open_source(tmp_path / "original.safetensors") as source:
+        theirs = {name: source.read(name) for name in source.entries}
+    read = single_file_utils.convert_lumina2_to_diffusers({**theirs, "norm_final.weight": torch.ones(96)})
+    assert read.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(read[name].double(), tensor), name
+
+
+class Halves:
+    """torch, whose ``split`` divides rows as four heads and two groups want it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def split(self, rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
+        one = len(rows) // 4
+        return torch.split(rows, [2 * one, one, one], dim=dim)
+
+
+def test_files_of_their_own_make_the_same_pictures(case: Case, tmp_path: Path) -> None:
+    file, folder = tmp_path / "lumina_2.safetensors", case.peer.folder
+    with open_source(folder / "transformer") as source:
+        convert(source, file, "original")
+    beside = [folder / "text_encoder", folder / "vae"]
+    with opened(file, beside) as checkpoint:
+        model = load_checkpoint(checkpoint, tokens=T5Tokens.load(folder / "tokenizer"))
+    task = Text2Image(prompt="a red cat", steps=3, seed=3, size="64x80")
+    assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
+    with opened(file, beside) as checkpoint, pytest.raises(WeightsError, match="Gemma 2's vocabulary"):
+        load_checkpoint(checkpoint)
+    with opened(file, beside[1:]) as checkpoint, pytest.raises(WeightsError, match="lacks language"):
+        load_checkpoint(checkpoint)
+
+
+def test_one_file_of_all_networks_as_comfyui_has_it(case: Case, tmp_path: Path) -> None:
+    whole: dict[str, Tensor] = {}
+    with open_source(case.peer.folder) as source:
+        for place, prefix in (
+            ("denoiser", "model.diffusion_model."),
+            ("vae", "vae."),
+            ("language", "text_encoders.gemma2_2b.transformer.model."),
+        ):
+            part = open_checkpoint(source).parts[place]
+            module = load_into(part.make, part.source, part.table, part.layout)
+            save_module(tmp_path / f"{place}.safetensors", module, part.table, "original")
+            found = load_file(tmp_path / f"{place}.safetensors")
+            whole |= {prefix + name: tensor for name, tensor in found.items()}
+    whole["text_encoders.gemma2_2b.logit_scale"] = torch.ones(())
+    whole["model.diffusion_model.norm_final.weight"] = torch.ones(96)
+    save_file(whole, tmp_path / "lumina_2.safetensors")
+    with opened(tmp_path / "lumina_2.safetensors") as checkpoint:
+        report = inspect(checkpoint.source)
+        assert (report.family, report.missing) == ("lumina2", ())
+        model = load_checkpoint(checkpoint, tokens=T5Tokens.load(case.peer.folder / "tokenizer"))
+    task = Text2Image(prompt="a red cat", steps=3, seed=3, size="64x80")
+    assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
+
+
+def test_a_gemma_of_published_size_is_told_by_its_shapes() -> None:
+    wanted = transformers.Gemma2Config()
+    with torch.device("meta"):
+        state = transformers.Gemma2Model(wanted).state_dict()
+    for prefix in ("", "model."):
+        config = languages.gemma2({prefix + k: tuple(v.shape) for k, v in state.items()}, "diffusers")
+        assert config.told == {name: getattr(wanted, name) for name in config.told}
+        assert (config.width, config.layers) == (2304, 26)
+
+
+def test_a_folder_is_written_again(case: Case, tmp_path: Path) -> None:
+    with open_source(case.peer.folder) as source:
+        convert(source, tmp_path / "again", "diffusers")
+    with open_source(tmp_path / "again") as source:
+        model = load_checkpoint(open_checkpoint(source))
+    task = Text2Image(prompt="a red cat", steps=2, seed=3, size="64x64")
+    assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
+
+
+def test_without_transformers_the_extra_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(languages.util, "find_spec", lambda name: None)
+    with open_source(case.peer.folder) as source:
+        assert inspect(source).family == "lumina2"
+        with pytest.raises(MissingExtra, match=r"pip install 'sfumato\[transformers\]'"):
+            load_checkpoint(open_checkpoint(source))
+
+
+def test_no_two_rows_of_the_key_tables_can_be_exchanged(case: Case) -> None:
+    with open_source(case.peer.folder) as source:
+        parts = open_checkpoint(source).parts
+    draws = torch.Generator().manual_seed(2)
+    x, tokens = torch.randn(1, 16, 4, 6, generator=draws), torch.randn(1, 5, 48, generator=draws)
+    mask = torch.tensor([[True] * 4 + [False]])
+
+    def look(table: KeyTable) -> list[Tensor]:
+        part = parts["denoiser"]
+        net = load_into(part.make, part.source, table, part.layout, dtype=F32)
+        with torch.no_grad():
+            return [net(x, torch.tensor([431.0]), tokens=tokens, mask=mask)]
+
+    def read(table: KeyTable) -> list[Tensor]:
+        part = parts["language"]
+        net = load_into(part.make, part.source, table, part.layout, dtype=F32)
+        with torch.no_grad():
+            return [net(torch.arange(5, 10)[None], mask)]
+
+    check(parts["denoiser"], look)
+    first = KeyTable(parts["language"].table.rows)
+    assert not torch.equal(read(first)[0], read(swapped(first))[0])
+
+
+def swapped(table: KeyTable) -> KeyTable:
+    """The rows of the first two layers of the language model exchanged."""
+    return exchanged(table, 2, 3)
