@@ -22,9 +22,11 @@ def linspace(schedule: Schedule, steps: int, *, drop: bool = False) -> list[Leve
     Of a discrete schedule, whole indices from the last to 0, both included, rounded half to even (Lin et al.
     2024, table 2: "linspace"); a single step begins at the last. With ``drop`` these are n + 1, of which index 0 is
     left out (diffusers' DPM-Solver, DEIS and UniPC). Of a continuous schedule, even steps towards time 0, which is
-    left to the final level.
+    left to the final level; InvalidRequest for ``drop`` there.
     """
     if not isinstance(schedule, Table):
+        if drop:
+            raise InvalidRequest("drop = true is for schedules of whole indices: leave it out")
         return [schedule.level(schedule.t_max * (1 - i / steps)) for i in range(steps)]
     if drop:
         return linspace(schedule, steps + 1)[:-1]

@@ -115,6 +115,26 @@ def test_indices_of_a_multistep_solver_are_diffusers(spacing: str, final) -> Non
         assert [at.t for at in grid[:-1]] == peer.timesteps.tolist()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 333, 998])
+@pytest.mark.parametrize(
+    "kind", ["DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"]
+)
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("linspace(drop=true)", {"timestep_spacing": "linspace"}),
+        ("leading(drop=true)", {"timestep_spacing": "leading", "steps_offset": 1}),
+        ("leading(drop=true, offset=0)", {"timestep_spacing": "leading"}),
+    ],
+)
+def test_one_step_more_of_which_the_lowest_is_left_out(text: str, options, kind: str, steps: int) -> None:
+    """With 999 and an offset theirs leave the table, which ours does not."""
+    peer = getattr(diffusers, kind)(**SD, **options)
+    peer.set_timesteps(steps)
+    made = make_grid(text, steps=steps, schedule=TABLE)
+    assert [at.t for at in made[:-1]] == peer.timesteps.tolist()
+
+
 @pytest.mark.parametrize("zero", [False, True])
 def test_trailing_on_zero_snr_is_diffusers(zero: bool) -> None:
     peer = diffusers.DDIMScheduler(**SD, timestep_spacing="trailing", rescale_betas_zero_snr=zero)
@@ -322,6 +342,7 @@ def test_kl_optimal_is_best_for_gaussian_data() -> None:
         ("leading(offset=60)", TABLE, "0 to 49"),
         ("leading(offset=-1)", TABLE, "offset = -1"),
         ("leading", Cosine(), "discrete"),
+        ("linspace(drop=true)", Flow(), "leave it out"),
         ("trailing", Flow(), "discrete"),
         ("ddim_uniform", Flow(), "discrete"),
         ("shifted", TABLE, "rectified-flow"),
