@@ -89,19 +89,31 @@ SECTIONS = (
     ),
     Section(
         name="style",
-        title="The nine styles, and a style from a picture",
+        title="Style transfer across the nine styles, and a style from a picture",
         commands=(
-            *(f'sfumato generate "red heart, {style} style" --seed 3 -o {style}.png' for style in STYLES),
+            'sfumato generate "red heart, 3d style" --seed 3 -o heart.png',
+            *(
+                f'sfumato edit heart.png "red heart, {style} style" --strength 0.85 --seed 3 -o heart-{style}.png'
+                for style in STYLES[1:]
+            ),
+            'sfumato generate "smiling face, 3d style" --seed 3 -o face.png',
+            *(
+                f'sfumato edit face.png "smiling face, {style} style" --strength 0.85 --seed 3 -o face-{style}.png'
+                for style in STYLES[1:]
+            ),
             'sfumato generate "tiger face, flat style" --seed 3 -o tiger.png',
             'sfumato style tiger.png "cat face" --source "tiger face, flat style" --seed 3 -o cat.png',
         ),
         shown=(
-            *((f"{style}.png", f"red heart, {style} style") for style in STYLES),
-            ("tiger.png", "the reference"),
-            ("cat.png", "cat face, in the style of the reference"),
+            ("heart.png", "red heart, 3d"),
+            *((f"heart-{style}.png", style) for style in STYLES[1:]),
+            ("face.png", "smiling face, 3d"),
+            *((f"face-{style}.png", style) for style in STYLES[1:]),
+            ("tiger.png", "a reference"),
+            ("cat.png", "cat face, in the colours of the reference"),
         ),
-        seen="One seed through nine styles by words; then one style taken from a picture by shared attention.",
-        columns=6,
+        seen="Two pictures redrawn in the other eight styles; then colours taken from a picture by shared attention.",
+        columns=9,
     ),
     Section(
         name="storyboard",
