@@ -164,6 +164,6 @@ def _stretched(mask: Mask, width: int, height: int, resize: bool) -> Mask:
     scale = math.sqrt(width * height / (columns * rows))
     same = abs(columns * scale - width) <= 0.5 and abs(rows * scale - height) <= 0.5
     if not resize or not same:
-        raise InvalidRequest(f"{said}; " + ("say resize to stretch it" if same else "they must be equal"))
+        raise InvalidRequest(f"{said}; " + ("scale it to that size" if same else "they must be equal"))
     stretched = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(stretched).clip(0, 1)

@@ -30,6 +30,7 @@ Mask: TypeAlias = NDArray[np.float32]
 _LONGEST = 1000
 _DEEPEST = 8
 _FORM = re.compile(r"\s*(rect|ellipse|outside|colou?r)\s*\(|\s*alpha\s*(\+|$)")
+_LIKE_FORM = re.compile(r"\s*[a-z]+\(.*\)\s*$", re.DOTALL)
 _NAME = re.compile(r"\s*([a-z]+)\s*")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 _LENGTH = re.compile(rf"{_NUMBER.pattern}(%?)\s*")
@@ -38,8 +39,8 @@ _FAR = 1e6
 
 
 def is_form(text: str) -> bool:
-    """Whether ``text`` is a mask in words, and not a path."""
-    return _FORM.match(text) is not None
+    """Whether ``text`` is a mask in words, a misspelt one too (``rec(0, 0, 8, 8)``), and not a path."""
+    return _FORM.match(text) is not None or _LIKE_FORM.match(text) is not None
 
 
 def parse_mask(text: str, size: tuple[int, int], picture: Read | None = None) -> Mask:

@@ -121,6 +121,7 @@ def test_a_colour_is_where_every_channel_is_near(name: str, tolerance: str, hits
         ("rect(nan,2,3,4)", "a length is missing"),
         ("rect(1,2,3,99999999999)", "beyond 1000000 pixels"),
         ("outside(circle(1,2,3))", "'circle' is not a shape"),
+        ("rec(1,2,3,4)", "'rec' is not a shape"),
         ("outside(" * 40, "nested more than 8 deep"),
         ("rect(" + "1" * 2000, "longer than 1000 characters"),
         ("color(#12345)", "is not a colour"),
@@ -150,14 +151,14 @@ def test_words_and_paths() -> None:
     assert all(
         map(is_form, ("rect(1,2,3,4)", " alpha", "alpha + rect(1", "outside (x", "colour(red)", "ellipse("))
     )
-    assert not any(map(is_form, ("mask.png", "./alpha", "alpha.png", "rect.png", "alpha/rect.png", "")))
+    assert not any(map(is_form, ("mask.png", "./alpha", "alpha.png", "rect.png", "alpha/rect.png", "m(1).png", "")))
     with pytest.raises(InvalidRequest, match=r"cannot read alpha: No such file"):
         read_mask("./alpha", SIZE)
 
 
 def test_other_sizes_are_refused_and_stretched_when_asked() -> None:
     large = np.kron(GREY, np.ones((2, 2), np.uint8))
-    with pytest.raises(InvalidRequest, match="has 40 x 24 pixels and the picture 20 x 12; say resize"):
+    with pytest.raises(InvalidRequest, match="has 40 x 24 pixels and the picture 20 x 12; scale it"):
         read_mask(large, SIZE)
     with pytest.raises(
         InvalidRequest, match="has 20 x 13 pixels and the picture 20 x 12; they must be equal"
