@@ -70,14 +70,17 @@ def why_unwritable(target: Path, error: OSError) -> str:
     return f"cannot write {target}: {error.strerror or error}; choose another output"
 
 
-def check_folder(folder: Path) -> None:
-    """Raise OutputError unless a file can be made in ``folder`` now; asked before long work begins."""
+def check_folder(folder: Path, name: str = "picture.png") -> None:
+    """Raise OutputError unless a file can be made in ``folder`` now; asked before long work begins.
+
+    ``name`` is the file that the error speaks of.
+    """
     probe = folder / f".{secrets.token_hex(6)}.part"
     try:
         with open(probe, "xb"):
             pass
     except OSError as error:
-        raise OutputError(why_unwritable(folder / "picture.png", error)) from error
+        raise OutputError(why_unwritable(folder / name, error)) from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)

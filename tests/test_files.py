@@ -187,3 +187,5 @@ def test_a_folder_is_probed_without_a_trace(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     with pytest.raises(OutputError, match="is not a folder"):
         check_folder(tmp_path / "missing")
+    with pytest.raises(OutputError, match=r"missing.cat\.png"):
+        check_folder(tmp_path / "missing", "cat.png")

@@ -114,7 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         if isinstance(error, click.UsageError):
             where = error.ctx.command_path if error.ctx is not None else "sfumato"
-            complain(f"{error.format_message()} (see: {where} --help)")
+            # Click lists the choices of a missing option line by line.
+            complain(f"{' '.join(error.format_message().split())} (see: {where} --help)")
         else:
             complain(error.format_message())
         return error.exit_code

@@ -227,7 +227,7 @@ def check_writable(names: list[Path], force: bool) -> None:
     """Refuse before any work: a missing folder, a folder in the way, files that exist."""
     from sfumato.files import check_folder
 
-    check_folder(names[0].parent)
+    check_folder(names[0].parent, names[0].name)
     for name in names:
         if name.is_dir():
             raise OutputError(f"cannot write {name}: it is a folder; give a file name")

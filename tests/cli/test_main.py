@@ -60,6 +60,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate"], ["prompt", "--like"]),
         (["generate", "a cat", "-o", "cat.jpg"], ["cat.jpg", ".png"]),
         (["generate", "a cat", "--stepz", "3"], ["--stepz"]),
+        (["convert", "here", "there"], ["--to", "original"]),
+        (["animate", "a cat"], ["prompts", "at least 2"]),
     ],
 )
 def test_a_users_mistake_is_one_sentence(
@@ -93,6 +95,7 @@ def test_an_unwritable_output_is_refused_before_any_work(
     code, _, err = told(capsys, "generate", "a cat", "-o", str(tmp_path / target))
     assert code == 7
     assert why in err
+    assert Path(target).name in err
 
 
 def test_generate_writes_a_picture_that_can_be_made_again(
