@@ -200,7 +200,8 @@ def odd_pixels(told: Mapping[str, Any]) -> list[str]:
     """The settings of a UNet2DModel that the network here does not follow."""
     odd = [name for name, allowed in PLAIN.items() if told.get(name, allowed[0]) not in allowed]
     kinds: Any = told.get("down_block_types", ())
-    return odd + ["down_block_types"] * any(kind not in PLAIN_BLOCKS for kind in kinds)
+    plain = isinstance(kinds, list | tuple) and all(kind in PLAIN_BLOCKS for kind in kinds)
+    return odd if plain else [*odd, "down_block_types"]
 
 
 def _pixels(config: PixelConfig, told: Mapping[str, Any]) -> PixelConfig:

@@ -161,6 +161,16 @@ def test_pickles_and_code_of_a_folders_own_are_never_opened(tmp_path: Path) -> N
             sfumato.load(str(tmp_path))
 
 
+def test_settings_that_are_no_settings_are_told(tmp_path: Path) -> None:
+    odd_folder(tmp_path)
+    path = tmp_path / "unet" / "config.json"
+    told = json.loads(path.read_text("utf-8"))
+    for kinds in (3, "DownBlock2D", [["DownBlock2D"]], {}):
+        path.write_text(json.dumps({**told, "down_block_types": kinds}), "utf-8")
+        with pytest.raises(WeightsError):
+            sfumato.load(str(tmp_path))
+
+
 def test_every_native_family_is_listed_and_none_else() -> None:
     assert {row.name for row in listing.NATIVE} == {family.name for family in FAMILIES}
     assert [row.name for row in listing.wrappable()] == ["AuraFlowTransformer2DModel", "*"]
