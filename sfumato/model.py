@@ -27,7 +27,8 @@ class Defaults:
 
     ``final`` is the last level of the model's grids (see make_grid); with ``unit_start`` pictures begin at noise of
     unit variance, not of the first level's sigma. A ``distilled`` model is told the guidance, which is then not
-    computed from two branches.
+    computed from two branches. ``repeat`` is how often each step is walked where a hole is filled: once by models that
+    were trained to.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Defaults:
     unit_start: bool = False
     distilled: bool = False
     guide: str = "cfg"
+    repeat: int = 4
 
 
 Kind = Literal["mask", "picture", "reference", "control", "depth", "small"]

@@ -200,6 +200,8 @@ def _defaults(kind: Family, parts: Mapping[str, Part], asked: Process) -> Defaul
     extra = extra_of(kind, parts)
     if extra is not None and extra.guidance is not None:
         chosen = replace(chosen, guidance=extra.guidance)
+    if extra is not None and extra.kind == "mask":
+        chosen = replace(chosen, repeat=1)
     factor = parts["vae"].config.factor if "vae" in parts else 1
     side = net.source.config.get("sample_size")
     if not isinstance(side, int):

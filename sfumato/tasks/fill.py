@@ -18,6 +18,7 @@ from sfumato.errors import InvalidRequest
 from sfumato.guidance.constraints import known
 from sfumato.model import Model
 from sfumato.process.estimate import Denoise
+from sfumato.samplers import sampler
 from sfumato.tasks.beside import WAYS, check_reads, fill_channels
 from sfumato.tasks.canvas import Canvas, latent_shape, tensor
 from sfumato.tasks.hole import at_latent, closed, feathered, hidden, kept, kept_by_level
@@ -29,9 +30,6 @@ Soft = Literal["blend", "late"]
 Keep = Literal["held", "free"]
 Pixels = NDArray[np.uint8]
 Hole = NDArray[np.float32]
-
-REPEAT = 4
-"""How often a step is walked by default where a model was not trained to fill holes."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -60,7 +58,12 @@ class Filling(Sampling):
 
     def evaluations(self, defaults: Any) -> int | None:
         """How many evaluations of the network the task asks for."""
-        return Sampling.evaluations(self, defaults) if self.repeat == 1 else None
+        once = Sampling.evaluations(self, defaults)
+        if not once:
+            return once
+        steps = once // (sampler(self.resolved(defaults)["sampler"]).evaluations or 1)
+        times = defaults.repeat if self.repeat is None else self.repeat
+        return once // steps * ((steps - 1) * times + 1)
 
 
 async def fill(
@@ -96,7 +99,8 @@ async def fill(
             f"keep = 'free' is for models that were trained to fill holes, such as {WAYS['mask'].models}, and the "
             f"model {model.name!r} would lose the picture: use keep = 'held'"
         )
-    task = replace(task, repeat=(1 if told else REPEAT) if task.repeat is None else task.repeat)
+    once = 1 if told else model.defaults.repeat
+    task = replace(task, repeat=once if task.repeat is None else task.repeat)
     to = plan(task, model, size, strength=task.strength or 1.0, beside=("mask",))
     if to.split:
         return await one_by_one(task, model)

@@ -172,3 +172,13 @@ def test_a_model_that_reads_a_picture_is_named_where_one_is_needed() -> None:
             run(make(task, image=picture(), prompt="left")(toy()))
     with pytest.raises(InvalidRequest, match="use the task inpaint or outpaint"):
         run(make(Instruct, image=picture(32, 32), prompt="x")(filling(9)))
+
+
+@pytest.mark.parametrize("fields", [{}, {"repeat": 2}, {"strength": 0.5}, {"sampler": "heun", "repeat": 3}])
+def test_the_evaluations_that_are_told_are_those_that_are_asked(fields: dict) -> None:
+    asked = []
+    task = make(Inpaint, image=picture(), mask=corner(), prompt="left", steps=6, guidance=1.0, **fields)
+    model = toy()
+    run(task(model), lambda ask, reply: asked.append(ask) if ask.verb == "denoise" else None)
+    # The last step of a sampler of two evaluations takes one.
+    assert task.evaluations(model.defaults) - len(asked) == (1 if "sampler" in fields else 0)
