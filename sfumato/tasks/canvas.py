@@ -36,18 +36,21 @@ class Canvas:
         return np.ascontiguousarray(values[top : top + height, left : left + width])
 
 
-def canvas_for(width: int, height: int, defaults: Defaults, *, tile: bool = False) -> Canvas:
+def canvas_for(width: int, height: int, defaults: Defaults, *, tile: bool = False, margin: int = 0) -> Canvas:
     """The smallest size that the model makes and that a picture of ``width`` x ``height`` fits on, in its middle.
 
-    With ``tile`` the model's most is no limit. InvalidRequest if the picture is larger than the model can make.
+    With ``tile`` the model's most is no limit. InvalidRequest if the picture is larger than the model can make;
+    ``margin`` pixels of a side are added to what ``size`` scales, so the size that would do is smaller by them.
     """
     sides = [
         max(-(-side // defaults.multiple) * defaults.multiple, defaults.least) for side in (width, height)
     ]
     if max(sides) > defaults.most and not tile:
+        size, beside = defaults.most - margin, " with what is added" if margin else ""
         raise InvalidRequest(
-            f"the picture is {width}x{height} and this model makes at most {defaults.most}x{defaults.most}: make it "
-            f"smaller with size = {defaults.most}, or ask for tile, which walks overlapping windows of it"
+            f"the picture{beside} is {width}x{height} and this model makes at most {defaults.most}x{defaults.most}: "
+            + (f"make it smaller with size = {size}, or " if size > 0 else "add less, or ")
+            + "ask for tile, which walks overlapping windows of it"
         )
     across, down = sides
     return Canvas(across, down, ((across - width) // 2, (down - height) // 2, width, height))

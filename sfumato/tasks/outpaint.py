@@ -40,7 +40,8 @@ class Outpaint(Filling, Prompted, OnPicture):
         within = self.scaled(self.image)
         sides = ((self.top, self.bottom), (self.left, self.right))
         hole = np.pad(np.zeros(within.shape[:2], np.float32), sides, constant_values=1)
-        canvas = canvas_for(hole.shape[1], hole.shape[0], model.defaults, tile=self.tile)
+        margin = max(self.left + self.right, self.top + self.bottom)
+        canvas = canvas_for(hole.shape[1], hole.shape[0], model.defaults, tile=self.tile, margin=margin)
         pixels = hidden(np.pad(within, (*sides, (0, 0)), mode="edge"), hole)
         # The blur is to begin at the edge: in the margin there is nothing to blend with.
         hole = grown(hole, int(np.ceil(2 * self.feather)))

@@ -62,6 +62,15 @@ def test_a_canvas_holds_the_picture_and_gives_it_back(width: int, height: int) -
     assert set(map(tuple, laid.reshape(-1, 3))) == set(map(tuple, image.reshape(-1, 3)))
 
 
+def test_a_margin_is_left_room_by_the_size_that_is_advised() -> None:
+    most, margin = DEFAULTS.most, 24
+    with pytest.raises(InvalidRequest, match=f"with size = {most - margin}, or ask for tile"):
+        canvas_for(most + margin, most, DEFAULTS, margin=margin)
+    assert canvas_for(most, most - margin, DEFAULTS, margin=margin).width == most
+    with pytest.raises(InvalidRequest, match="add less, or ask for tile"):
+        canvas_for(2 * most, most, DEFAULTS, margin=most)
+
+
 def test_scaling_keeps_flat_pictures_and_averages() -> None:
     assert (scaled(np.full((5, 7, 3), 91, np.uint8), 3, 11) == 91).all()
     stripes = np.zeros((8, 8, 3), np.uint8)
