@@ -36,6 +36,7 @@ from sfumato.tasks.worded import CONFIG as CONFIG
 from sfumato.tasks.worded import MAX_PROMPT as MAX_PROMPT
 from sfumato.tasks.worded import Text as Text
 from sfumato.tasks.worded import Worded
+from sfumato.text.prompt.dialects import unread
 
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Part = Annotated[float, Ge(0), Le(1)]
@@ -238,10 +239,11 @@ class Plan:
         alone = NOISES[parse(self.task.noise)[0]].by_row
         prompt = self.chosen.get("prompt", "")
         asked = Prompt(text=prompt, dialect=self.chosen.get("dialect", "plain"))
+        marks = [said for said in [unread(prompt)] if said] if asked.dialect == "plain" else []
         return Result(
             pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
             arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),
-            notes=tuple(self.model.notes(asked) if prompt else ()),
+            notes=tuple([*self.model.notes(asked), *marks] if prompt else ()),
         )
 
 

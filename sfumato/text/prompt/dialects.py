@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,8 @@ from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.text.prompt import a1111, comfyui, compel
 from sfumato.text.prompt.parts import Parsed, Part, Scheduled, Section, Span, Words
 from sfumato.text.prompt.templates import render
+
+_MARK = re.compile(r"<(?:lora|lyco):[^<>]*>|\([^()]*:\d+(?:\.\d+)?\)")
 
 
 class Parse(Protocol):
@@ -46,6 +49,15 @@ def parse_plain(text: str, *, compose: bool = True) -> Parsed:
 def read_plain(text: str) -> tuple[Words, ...]:
     """``text`` as one span of weight 1."""
     return (Words((Section((Span(text),) if text else ()),)),)
+
+
+def unread(text: str) -> str | None:
+    """A note on the first mark of another dialect in a plain ``text``, an adapter's or a weight's, if there is one."""
+    found = _MARK.search(text)
+    if found is None:
+        return None
+    mark = found[0] if len(found[0]) <= 40 else found[0][:37] + "..."
+    return f"the prompt is read as plain words, {mark!r} too; for marks give a dialect, such as 'a1111'"
 
 
 def write_plain(words: Words) -> str:

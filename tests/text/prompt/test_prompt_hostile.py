@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.errors import InvalidRequest
-from sfumato.text.prompt.dialects import DIALECTS, parse, parts_at, write
+from sfumato.text.prompt.dialects import DIALECTS, parse, parts_at, unread, write
 from sfumato.text.prompt.parts import bare
 from sfumato.text.prompt.schedule import timeline
 from sfumato.text.prompt.wildcards import draw
@@ -176,3 +176,19 @@ def test_patterns_are_drawn_or_refused(pieces: list[str]) -> None:
     with contextlib.suppress(InvalidRequest):
         first, again = (draw("".join(pieces), 5, lambda _: ["p", "{q|r}"]) for _ in range(2))
         assert first == again
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("a (red:1.3) cat", "'(red:1.3)'"),
+        ("a cat <lora:ink:0.8>", "'<lora:ink:0.8>'"),
+        ("<lyco:ink> a cat", "'<lyco:ink>'"),
+        ("a (red) cat :) (at 10:30 sharp) <b> [x] a:1", None),
+        ("(" * 2000 + ":1" * 1000, None),
+        ("(:" + "1" * 3900, None),
+    ],
+)
+def test_marks_in_plain_prompts_are_told(text: str, mark: str | None) -> None:
+    note = unread(text)
+    assert note is None if mark is None else mark in str(note)
