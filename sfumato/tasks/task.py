@@ -57,7 +57,11 @@ def _sentence(fault: Any) -> str:
     if fault["type"] in ("too_short", "too_long"):
         said = fault["ctx"]
         least = fault["type"] == "too_short"
-        bound = f"at least {said['min_length']} are needed" if least else f"at most {said['max_length']} are allowed"
+        bound = (
+            f"at least {said['min_length']} are needed"
+            if least
+            else f"at most {said['max_length']} are allowed"
+        )
         return f"{name}: {said['actual_length']} given, and {bound}"
     message = str(fault["msg"])
     return f"{name} = {value} is not allowed: {message[:1].lower()}{message[1:]}"

@@ -151,7 +151,9 @@ def test_words_and_paths() -> None:
     assert all(
         map(is_form, ("rect(1,2,3,4)", " alpha", "alpha + rect(1", "outside (x", "colour(red)", "ellipse("))
     )
-    assert not any(map(is_form, ("mask.png", "./alpha", "alpha.png", "rect.png", "alpha/rect.png", "m(1).png", "")))
+    assert not any(
+        map(is_form, ("mask.png", "./alpha", "alpha.png", "rect.png", "alpha/rect.png", "m(1).png", ""))
+    )
     with pytest.raises(InvalidRequest, match=r"cannot read alpha: No such file"):
         read_mask("./alpha", SIZE)
 
