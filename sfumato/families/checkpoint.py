@@ -60,8 +60,11 @@ class Part:
         return TABLES[self.kind](self.config)
 
     def make(self) -> nn.Module:
-        """The network, with weights of no meaning."""
-        return NETWORKS[self.kind](self.config)
+        """The network, with weights of no meaning; WeightsError where its settings fit no network of its shapes."""
+        try:
+            return NETWORKS[self.kind](self.config)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise WeightsError(f"the settings of {self.source.path} fit no {self.kind}: {error}") from error
 
 
 TABLES: dict[str, Callable[[Any], KeyTable]] = {
@@ -171,6 +174,8 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         side = told["sample_size"] // config.patch if "sample_size" in told else config.side
         usual = max(side * config.patch // 64, 1) if config.single else 1
         heads = told.get("num_attention_heads", config.heads)
+        if side < 1 or heads < 1 or config.width % heads:
+            raise ValueError(f"{heads} heads of a width of {config.width}, {side} patches a side,")
         extent = side / (told.get("interpolation_scale") or usual)
         return replace(config, heads=heads, side=side, extent=extent)
     if isinstance(config, FluxConfig | ChromaConfig) and told:

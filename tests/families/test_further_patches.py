@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,16 @@ def test_classes_by_number_and_name_and_what_is_none(case: Case) -> None:
     free, _ = walked(model, Unconditional(steps=2, seed=3, size="32x32"))  # type: ignore[arg-type]
     bound, _ = walked(model, Class2Image(label="9", steps=2, seed=3, size="32x32", guidance=1.0))  # type: ignore[arg-type]
     assert far(free, bound) > 1e-2
+
+
+@pytest.mark.parametrize("case", ["pixart sigma"], indirect=True)
+@pytest.mark.parametrize("told", [{"num_attention_heads": 5}, {"num_attention_heads": 0}, {"sample_size": 0}])
+def test_settings_that_fit_no_network_are_told(case: Case, told: dict[str, int], tmp_path: Path) -> None:
+    shutil.copytree(case.peer.folder, tmp_path / "it")
+    path = tmp_path / "it" / "transformer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **told}), "utf-8")
+    with pytest.raises(WeightsError, match="does not fit"):
+        sfumato.load(str(tmp_path / "it"))
 
 
 @pytest.mark.parametrize("case", ["dit"], indirect=True)

@@ -136,6 +136,9 @@ def changed(folder: Path, **more: Any) -> None:
         ({"mid_block_scale_factor": 1.41}, "mid_block_scale_factor = 1.41"),
         ({"down_block_types": ["SkipDownBlock2D", "AttnDownBlock2D"]}, "down_block_types"),
         ({"sample_size": None}, "of which size its pictures are"),
+        ({"norm_num_groups": 7}, "fit no pixels: .*divisible"),
+        ({"norm_num_groups": "x"}, "fit no pixels"),
+        ({"attn_norm_num_groups": 5}, "fit no pixels: .*divisible"),
     ],
 )
 def test_settings_that_are_not_followed_are_told(more: dict[str, Any], words: str, tmp_path: Path) -> None:
