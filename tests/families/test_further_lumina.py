@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,10 @@ from diffusers.models import activations, embeddings, normalization
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.adapters import Network, apply, load_adapter
 from sfumato.condition import Prompt
 from sfumato.denoiser import row_levels
-from sfumato.errors import MissingExtra, WeightsError
+from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
 from sfumato.families import languages
 from sfumato.families.checkpoint import open_checkpoint
 from sfumato.families.convert import convert
@@ -210,6 +215,30 @@ def test_a_folder_is_written_again(case: Case, tmp_path: Path) -> None:
     assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
 
 
+def test_what_is_not_of_one_model_or_not_followed_is_refused(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    shutil.copytree(case.peer.folder, folder)
+    told = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    text = json.dumps({**told, "use_dynamic_shifting": True})
+    (folder / "scheduler" / "scheduler_config.json").write_text(text, "utf-8")
+    with open_source(folder) as source:
+        checkpoint = open_checkpoint(source)
+        with pytest.raises(WeightsError, match="use_dynamic_shifting"):
+            load_checkpoint(checkpoint)
+        part = checkpoint.parts["language"]
+        other = replace(part, config=replace(part.config, width=64))
+        with pytest.raises(WeightsError, match="text of width 48, and the encoders have 64"):
+            load_checkpoint(replace(checkpoint, parts={**checkpoint.parts, "language": other}))
+        with pytest.raises(InvalidRequest, match="as it is written"):
+            case.model(F32).conditioner([Prompt(text="a", skip=1)])
+    save_file({"cap_pad_token": torch.ones(1, 4)}, tmp_path / "z.safetensors")
+    with (
+        open_source(tmp_path / "z.safetensors") as source,
+        pytest.raises(WeightsError, match="cap_pad_token it is Z-Image"),
+    ):
+        inspect(source)
+
+
 def test_without_transformers_the_extra_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(languages.util, "find_spec", lambda name: None)
     with open_source(case.peer.folder) as source:
@@ -245,3 +274,67 @@ def test_no_two_rows_of_the_key_tables_can_be_exchanged(case: Case) -> None:
 def swapped(table: KeyTable) -> KeyTable:
     """The rows of the first two layers of the language model exchanged."""
     return exchanged(table, 2, 3)
+
+
+@pytest.mark.parametrize("names", ["diffusers", "original"])
+def test_an_adapter_of_every_layer_does_what_diffusers_says(case: Case, tmp_path: Path, names: str) -> None:
+    draws = torch.Generator().manual_seed(5)
+    net = copy.deepcopy(case.pipe.transformer).float()
+    theirs: dict[str, Tensor] = {}
+    for name, layer in net.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            shared = name.replace("to_k", "to_q").replace(
+                "to_v", "to_q"
+            )  # one matrix for all three, as in files
+            down = theirs.get(f"transformer.{shared}.lora_A.weight")
+            size = 0.3 / layer.in_features**0.5
+            drawn = size * torch.randn(3, layer.in_features, generator=draws)
+            theirs[f"transformer.{name}.lora_A.weight"] = drawn if down is None else down.clone()
+            theirs[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, 3, generator=draws)
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    ours = theirs if names == "diffusers" else as_original(theirs)
+    save_file(ours, tmp_path / "ours.safetensors")
+    net.load_lora_adapter(dict(theirs), prefix="transformer")
+    x, tokens = torch.randn(2, 16, 8, 8, generator=draws), torch.randn(2, 5, 48, generator=draws)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    clock = torch.tensor([0.375, 0.8])
+    with open_source(case.peer.folder) as source:
+        part = open_checkpoint(source).parts["denoiser"]
+        own = load_into(part.make, part.source, part.table, part.layout, dtype=F32)
+    parts = {"denoiser": Network(own, part.table)}
+    with torch.no_grad():
+        expected = -net(x, clock, tokens, mask).sample
+        before = own(x, 1000 - 1000 * clock, tokens=tokens, mask=mask)
+        for merged in (False, True):
+            with apply(parts, [(load_adapter(tmp_path / "ours.safetensors"), 1.0)], merged=merged):
+                found = own(x, 1000 - 1000 * clock, tokens=tokens, mask=mask)
+                assert far(found, expected.double()) < 1e-5
+        after = own(x, 1000 - 1000 * clock, tokens=tokens, mask=mask)
+    assert torch.equal(after, before)
+    assert far(before, expected.double()) > 0.05
+
+
+def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter by the authors' names, as ComfyUI has them: queries, keys and values in one."""
+    names = {
+        "time_caption_embed.caption_embedder": "cap_embedder",
+        "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+        "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+        "norm_out.linear_1": "final_layer.adaLN_modulation.1",
+        "norm_out.linear_2": "final_layer.linear",
+        "feed_forward.linear_": "feed_forward.w",
+        "norm1.linear": "adaLN_modulation.1",
+        "attn.to_out.0": "attention.out",
+        "attn.to_q": "attention.qkv",
+        "transformer.": "diffusion_model.",
+    }
+    out: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if "to_k" in key or "to_v" in key:
+            continue
+        if "to_q.lora_B" in key:
+            value = torch.cat([state[key.replace("to_q", f"to_{letter}")] for letter in "qkv"])
+        for theirs, original in names.items():
+            key = key.replace(theirs, original)
+        out[key] = value.clone()
+    return out
