@@ -26,17 +26,28 @@ BEFORE = (
 """What stands before every prompt, but not before negative ones."""
 
 
+def ids_of(kit: Kit, prompt: Prompt) -> list[int]:
+    """All tokens of ``prompt``, however many: the first says that a text begins."""
+    assert kit.tokens is not None
+    text = prompt.text if prompt.negative else BEFORE + prompt.text
+    return [kit.nets["language"].config.begin, *kit.tokens.split(text)]
+
+
+def dropped(kit: Kit, prompt: Prompt) -> list[str]:
+    """What is not read of a long ``prompt``."""
+    over = len(ids_of(kit, prompt)) - LENGTH
+    return [f"the prompt is long: Gemma 2 does not read its last {over} tokens"] if over > 0 else []
+
+
 def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """Gemma 2's states before its last layer, padding masked. A negative prompt nobody gave is the empty text."""
     check_plain(prompts)
-    assert kit.tokens is not None
     network = kit.nets["language"]
     config: LanguageConfig = network.config
     ids = torch.full((len(prompts), LENGTH), config.padding)
     mask = torch.zeros(len(prompts), LENGTH, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
-        text = prompt.text if prompt.negative else BEFORE + prompt.text
-        kept = [config.begin, *kit.tokens.split(text)][:LENGTH]
+        kept = ids_of(kit, prompt)[:LENGTH]
         ids[row, : len(kept)] = torch.tensor(kept)
         mask[row, : len(kept)] = True
     ids, mask = ids.to(network.device), mask.to(network.device)

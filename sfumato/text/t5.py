@@ -63,7 +63,7 @@ def _from_json(path: Path) -> Callable[[str], list[int]]:
     try:
         made = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exception for everything
-        raise WeightsError(f"T5's vocabulary {path} cannot be read: {error}") from error
+        raise WeightsError(f"the vocabulary {path} cannot be read: {error}") from error
     made.no_padding()  # some files keep what a tokenizer was last asked for
     made.no_truncation()
 
@@ -83,7 +83,7 @@ def _from_model(path: Path) -> Callable[[str], list[int]]:
     try:
         made.LoadFromSerializedProto(path.read_bytes())
     except (RuntimeError, OSError) as error:
-        raise WeightsError(f"T5's vocabulary {path} cannot be read: {error}") from error
+        raise WeightsError(f"the vocabulary {path} cannot be read: {error}") from error
 
     def split(prompt: str) -> list[int]:
         ids: list[int] = made.EncodeAsIds(prompt)

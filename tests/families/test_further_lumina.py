@@ -86,6 +86,10 @@ def test_a_long_prompt_is_cut_and_an_absent_negative_one_is_empty(case: Case) ->
     cond = case.model(F64).conditioner([Prompt(text=long)])
     assert int(mask.sum()) == 256
     assert far(cond.tokens, tokens) < 1e-6
+    over = len(case.pipe.tokenizer(f"{case.pipe.system_prompt} <Prompt Start> {long}").input_ids) - 256
+    told = f"the prompt is long: Gemma 2 does not read its last {over} tokens"
+    assert case.model(F64).notes(Prompt(text=long)) == [told]
+    assert case.model(F64).notes(Prompt(text="", negative=True)) == []
     absent = case.model(F64).conditioner([Prompt(text="", absent=True, negative=True)])
     assert int(absent.mask.sum()) == 1
     assert far(absent.tokens[:, :1], other[:, :1]) < 1e-6
