@@ -25,7 +25,7 @@ from sfumato.adapters import (
 )
 from sfumato.adapters.apply import Applied
 from sfumato.adapters.embedding import Words
-from sfumato.adapters.found import Use, by_hash, digest, files_in, files_told, find, named, use, use_of
+from sfumato.adapters.found import Use, by_hash, called, digest, files_told, find, named, spelled, use, use_of
 from sfumato.adapters.read import Adapter
 from sfumato.device import dtype_named
 from sfumato.errors import InvalidRequest, WeightsError
@@ -297,10 +297,8 @@ class Adapters:
             return tuple(self._find("embedding", name, folder) for name in wanted)
         if folder is None or getattr(task, "dialect", "plain") not in ("a1111", "compel"):
             return ()
-        text = " ".join(_texts(task, (*TEXTS, *AVOIDED))).lower()
-        return tuple(
-            find("embedding", name, Path(folder)) for name in files_in(Path(folder)) if name.lower() in text
-        )
+        text = " ".join(_texts(task, (*TEXTS, *AVOIDED)))
+        return spelled(text, Path(folder))
 
     def _teach(self, paths: Sequence[Path]) -> tuple[Words | None, dict[str, dict[str, tuple[int, ...]]]]:
         """Teach the text encoders the words in ``paths``; their token ids by word and place."""
@@ -357,24 +355,15 @@ def again(recipe: Recipe, given: Given, made: File) -> tuple[Exactly, Recipe]:
     paths: list[Path] = []
     for facts in told:
         name = str(facts.get("file", ""))
-        near = [*files, *_called(name, given.adapters_in)]
+        near = [*files, *called(name, given.adapters_in)]
         how = "give it with --adapter FILE, or its folder with --adapters-in"
         path = by_hash(facts, near, str(made), how, allow_pickle=given.allow_pickle)
         uses.append(use_of(facts, path))
     for facts in words:
-        near = _called(str(facts.get("file", "")), given.embeddings_in)
+        near = called(str(facts.get("file", "")), given.embeddings_in)
         how = "give its folder with --embeddings-in"
         paths.append(by_hash(facts, near, str(made), how, allow_pickle=given.allow_pickle))
     return Exactly(uses=tuple(uses), words=tuple(paths), merged=merged), replace(recipe, arguments=arguments)
-
-
-def _called(name: str, folder: File | None) -> list[Path]:
-    """Files that may be the one called ``name``: in ``folder``, or here."""
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        return []
-    if folder is None:
-        return [Path(name)]
-    return [path for paths in files_in(Path(folder)).values() for path in paths if path.name == name]
 
 
 def _texts(task: Any, names: Sequence[str]) -> list[str]:

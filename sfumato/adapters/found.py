@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -129,6 +130,28 @@ def find(kind: str, name: str, folder: Path) -> Path:
         shown = " and ".join(path.relative_to(folder).as_posix() for path in several[:3])
         raise InvalidRequest(f"{kind} {name!r} may be {shown}: write it with its folder")
     return several[0]
+
+
+def spelled(text: str, folder: Path) -> tuple[Path, ...]:
+    """The files of learned words in ``folder`` whose names stand in ``text`` as words, not as parts of one.
+
+    InvalidRequest if several have a name that does. Capital letters do not count.
+    """
+    names = [
+        name
+        for name in files_in(folder)
+        if re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", text.lower())
+    ]
+    return tuple(find("embedding", name, folder) for name in names)
+
+
+def called(name: str, folder: str | os.PathLike[str] | None) -> list[Path]:
+    """Files that may be the one called ``name`` in a recipe: in ``folder``, or here. A name is no path."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        return []
+    if folder is None:
+        return [Path(name)]
+    return [path for paths in files_in(Path(folder)).values() for path in paths if path.name == name]
 
 
 def digest(path: Path, *, allow_pickle: bool = False) -> str:

@@ -119,6 +119,15 @@ def test_prompts_name_adapters_for_one_request(folder: Path) -> None:
     assert np.array_equal(pixels(model), bare)
 
 
+def test_a_bare_name_of_learned_words_is_a_word_and_no_part_of_one(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.ones(1, 768)}, tmp_path / "at.safetensors")
+    model = sfumato.load("emoji", dtype="float32", embeddings_in=tmp_path)
+    pixels(model, "a cat, attentive", dialect="a1111")
+    for prompt in ("look At this", "a cat (at:1.2)"):
+        with pytest.raises(InvalidRequest, match="textual inversion is for CLIP"):
+            pixels(model, prompt, dialect="a1111")
+
+
 def test_what_cannot_act_changes_nothing(model: Loaded, folder: Path, tmp_path: Path) -> None:
     bare = pixels(model)
     model.adapt(folder / "toy.safetensors", 0.5)
