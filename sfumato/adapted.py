@@ -67,7 +67,7 @@ class Given:
         read = [each if isinstance(each, Use) else use(os.fspath(each)) for each in self.adapters]
         found = [replace(one, partial=one.partial or self.partial) for one in read]
         for one in found:
-            if not one.path.exists():
+            if not os.path.exists(one.path):
                 raise InvalidRequest(f"the adapter {one.path} does not exist")
         for folder in (self.adapters_in, self.embeddings_in):
             if folder is not None and not Path(folder).is_dir():

@@ -180,7 +180,7 @@ def by_hash(
     name, wanted = str(facts.get("file", "")), str(facts.get("sha256", ""))
     other = None
     for path in given:
-        if not path.exists():
+        if not os.path.exists(path):  # Path.exists raises for names that no system has
             continue
         found = digest(path, allow_pickle=allow_pickle)
         if found == wanted:

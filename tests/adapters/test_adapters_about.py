@@ -159,6 +159,16 @@ def test_recipes_of_another_kind_are_refused_in_a_sentence(
     assert "not understood" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\0b.safetensors", "a" * 5000, "..", ""])
+def test_names_that_no_file_has_are_not_found(name: str) -> None:
+    recipe = Recipe("text2image", "emoji", "0" * 64, {"prompt": "a", "adapters": [{"file": name}]}, {})
+    with pytest.raises(InvalidRequest, match="was not found"):
+        again(recipe, Given(), "made.png")
+    if name.strip("."):
+        with pytest.raises(InvalidRequest, match="does not exist"):
+            Given(adapters=[f"{name}.safetensors"]).uses()
+
+
 def test_a_recipe_opens_no_pickle_that_was_not_allowed(tmp_path: Path) -> None:
     torch.save(pair(UNET, 768), tmp_path / "ink.pt")
     facts = {"file": "ink.pt", "sha256": digest(tmp_path / "ink.pt", allow_pickle=True)}
