@@ -24,7 +24,9 @@ _MODEL: tuple[Any, ...] = (
     click.option("--family", default=None, help="a checkpoint's family, where its keys do not tell it"),
     click.option("--predicts", default=None, help="what a checkpoint's network predicts: eps, v, flow, x0"),
     click.option(
-        "--tokens", type=click.Path(path_type=Path), help="T5's vocabulary, where a checkpoint has none"
+        "--tokens",
+        type=click.Path(path_type=Path),
+        help="the text encoder's vocabulary, where a checkpoint has none",
     ),
     click.option(
         "--part",
