@@ -81,8 +81,16 @@ def load(
     )
     given.uses()
     if name in MODELS:
-        if parts or packed or refiner:
-            what = "parts" if parts else "packed" if packed else "refiner"
+        of_files = {
+            "parts": parts,
+            "packed": packed,
+            "refiner": refiner,
+            "family": family,
+            "predicts": predicts,
+            "tokens": tokens,
+            "variant": variant,
+        }
+        for what in (key for key, value in of_files.items() if value):
             raise InvalidRequest(
                 f"{what} is for checkpoints; the built-in model {name!r} is complete as it is"
             )

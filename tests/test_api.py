@@ -13,8 +13,9 @@ import sfumato
 from sfumato.errors import InvalidRequest, UnknownName, WeightsError
 from sfumato.families import emoji
 from sfumato.families.table import ASSETS, read_manifest
-from sfumato.loaded import Loaded
+from sfumato.loaded import Loaded, Picture
 from sfumato.picture.png import read_infotext, read_recipe
+from sfumato.picture.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,16 @@ def test_a_saved_picture_of_several_is_remade_bit_for_bit(tmp_path) -> None:
     again = sfumato.remake(tmp_path / "second.png")
     assert np.array_equal(again.images[0].pixels, second.pixels)
     assert again.images[0].recipe.versions["rows"] == "4"
+
+
+@pytest.mark.parametrize("option", ["family", "predicts", "tokens", "variant"])
+def test_options_of_checkpoints_are_refused_with_the_built_in_model(option: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{option} is for checkpoints"):
+        sfumato.load("emoji", **{option: "sdxl"})
+
+
+def test_a_picture_is_shown_without_its_pixels() -> None:
+    recipe = Recipe(task="text2image", model="m", model_hash="0" * 64, arguments={}, versions={})
+    shown = repr(Picture(pixels=np.full((4, 4, 3), 7, np.uint8), recipe=recipe))
+    assert "text2image" in shown
+    assert "pixels" not in shown
