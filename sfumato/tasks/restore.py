@@ -67,9 +67,7 @@ class Restore(Sampling, MaybePrompted):
     """
 
     image: Picture = Field(description="the degraded picture")
-    damage: str = Field(
-        default="blur", description="what happened: blur(std=2), average(factor=2), grey, mask or noise"
-    )
+    damage: str = Field(description="what happened: blur(std=2), average(factor=2), grey, mask or noise")
     mask: MaybeMask = Field(default=None, description="for damage mask: white is what was lost")
     noise_std: Annotated[float, Ge(0), Le(2)] = Field(
         default=0.02, description="deviation of the noise on it, where pixels are -1 to 1"

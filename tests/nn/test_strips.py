@@ -47,14 +47,25 @@ def test_any_strips_give_the_whole(name: str, rows: int, height: int, width: int
     assert float((strips - whole).abs().max()) <= 1e-9 * float(whole.abs().max())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_in_lower_precision_they_agree_as_far_as_it_goes(dtype: torch.dtype) -> None:
-    net = redrawn(Vae(VaeConfig(latent=4, widths=(8, 8, 16), blocks=1, groups=4))).to(dtype)
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+def test_in_float32_they_agree_to_its_rounding() -> None:
+    net = redrawn(Vae(VaeConfig(latent=4, widths=(8, 8, 16), blocks=1, groups=4))).float()
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole, strips = net.decode(latent).double(), net.decode_in_strips(latent, 5).double()
-    scale = whole.square().mean().sqrt()
-    assert float((strips - whole).abs().max() / scale) < (1e-4 if dtype == torch.float32 else 0.1)
+    assert float((strips - whole).abs().max() / whole.square().mean().sqrt()) < 1e-5
+
+
+def test_in_bfloat16_strips_are_as_near_to_the_truth_as_the_whole() -> None:
+    exact = redrawn(Vae(VaeConfig(latent=4, widths=(8, 8, 16), blocks=1, groups=4)))
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        truth = exact.double().decode(latent.double())
+        half = exact.bfloat16()
+        far = [
+            float((made.double() - truth).square().mean().sqrt())
+            for made in (half.decode_in_strips(latent, 5), half.decode(latent))
+        ]
+    assert far[0] < 1.2 * far[1]
 
 
 def codec() -> Latent:

@@ -58,7 +58,11 @@ def tiny(device: str, inner: int = 4) -> Model:
         (Instruct, {"image": picture(SIDE, SIDE), "prompt": "x"}, 8),
         (Upscale, {"image": picture(SIDE, SIDE), "space": "latent"}, 4),
         (Vary, {"image": picture(SIDE, SIDE)}, 4),
-        (Restore, {"image": picture(SIDE, SIDE), "method": "mmps(iterations=1)", "steps": 2}, 4),
+        (
+            Restore,
+            {"image": picture(SIDE, SIDE), "damage": "blur", "method": "mmps(iterations=1)", "steps": 2},
+            4,
+        ),
     ],
 )
 def test_a_picture_made_on_a_gpu_is_the_one_made_on_the_cpu(

@@ -144,7 +144,7 @@ def test_restored_pictures_are_made_again_alone(method: str) -> None:
 )
 def test_what_cannot_be_is_told(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        run(make(Restore, image=picture(), **fields)(toy()))
+        run(make(Restore, image=picture(), **{"damage": "blur", **fields})(toy()))
 
 
 def test_every_damage_is_named_in_the_help() -> None:
