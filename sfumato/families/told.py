@@ -7,7 +7,6 @@ Diffusion XL may have tensors that only mark: ``v_pred``, ``ztsnr`` (Lin et al. 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -201,14 +200,14 @@ def _told_edm(plain: Process, told: Told, named: str, path: str) -> Process:
             )
     if told.get("rho", 7.0) != 7:
         raise WeightsError(f"the scheduler of {path} says rho = {told['rho']}, which is not followed; 7 is")
-    low, high = float(told.get("sigma_min", 0.002)), float(told.get("sigma_max", 80.0))
+    low, high = number(told, "sigma_min", 0.002, path), number(told, "sigma_max", 80.0, path)
     return _edm(plain, low, high, str(told.get("sigma_schedule", "karras")), SAMPLERS[named])
 
 
 def _told_table(plain: Process, told: Told, named: str, path: str) -> Process:
     """The process of a discrete scheduler's settings."""
     defaults = plain.defaults
-    offset = told.get("steps_offset", 0)
+    offset = int(number(told, "steps_offset", 0, path, least=0, whole=True))
     spacing = told.get("timestep_spacing") or ("leading" if named in LEADING else "linspace")
     if spacing not in ("leading", "trailing", "linspace"):
         raise WeightsError(f"the scheduler of {path} says timestep_spacing = {spacing!r}, which is not known")
@@ -239,7 +238,7 @@ def _told_table(plain: Process, told: Told, named: str, path: str) -> Process:
         final="first" if last else "zero",
         unit_start=not ratio or spacing == "leading",
     )
-    clip = float(told.get("clip_sample_range", 1.0)) if clips else 0.0
+    clip = number(told, "clip_sample_range", 1.0, path) if clips else 0.0
     return replace(plain, schedule=_betas(plain.schedule, told, path), defaults=defaults, clip=clip)
 
 
@@ -247,9 +246,13 @@ def _betas(usual: Schedule, told: Told, path: str) -> Schedule:
     """The table of a scheduler's settings; the family's where they say nothing."""
     if told.get("trained_betas") is not None:
         raise WeightsError(f"the scheduler of {path} lists trained_betas, which are not followed here")
-    name, steps = told.get("beta_schedule"), int(told.get("num_train_timesteps", 1000))
+    name = told.get("beta_schedule")
+    steps = int(number(told, "num_train_timesteps", 1000, path, least=2, most=100_000, whole=True))
     if name in BETAS:
-        first, last = float(told.get("beta_start", 0.0001)), float(told.get("beta_end", 0.02))
+        first, last = (
+            number(told, key, usual, path, most=1 - 1e-9)
+            for key, usual in (("beta_start", 0.0001), ("beta_end", 0.02))
+        )
         usual = BETAS[name](steps, first, last)
     elif name == "squaredcos_cap_v2":
         usual = squared_cosine(steps)
@@ -281,19 +284,39 @@ def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
         )
     if dynamic:
         line = (
-            int(told.get("base_image_seq_len", 256)),
-            float(told.get("base_shift", 0.5)),
-            int(told.get("max_image_seq_len", 4096)),
-            float(told.get("max_shift", 1.15)),
+            int(number(told, "base_image_seq_len", 256, path, least=1, whole=True)),
+            number(told, "base_shift", 0.5, path, least=-100, most=100),
+            int(number(told, "max_image_seq_len", 4096, path, least=1, whole=True)),
+            number(told, "max_shift", 1.15, path, least=-100, most=100),
         )
         return replace(plain, schedule_of=by_size(*line), defaults=defaults)
     shift = told.get("shift", told.get("flow_shift"))
     if shift is None:
         return replace(plain, defaults=defaults)
-    if not 0 < float(shift) < math.inf:
-        raise WeightsError(f"the scheduler of {path} says shift = {shift}, which must be above 0")
-    schedule = shifted_twice(float(shift)) if twice else Flow(float(shift))
+    shift = number({"shift": shift}, "shift", 1.0, path)
+    schedule = shifted_twice(shift) if twice else Flow(shift)
     return replace(plain, schedule=schedule, schedule_of=None, defaults=defaults)
+
+
+def number(
+    told: Told,
+    name: str,
+    usual: float,
+    path: str,
+    *,
+    least: float = 1e-9,
+    most: float = 1e9,
+    whole: bool = False,
+) -> float:
+    """The setting ``name``, ``usual`` where it is not told or null; WeightsError unless from ``least`` to ``most``."""
+    value = usual if told.get(name) is None else told[name]
+    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not right or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise WeightsError(
+            f"the scheduler of {path} says {name} = {value!r}, which must be {kind} from {least:g} to {most:g}"
+        )
+    return float(value)
 
 
 def by_size(low: int = 256, low_mu: float = 0.5, high: int = 4096, high_mu: float = 1.15) -> ScheduleOf:
