@@ -14,6 +14,8 @@ from sfumato.errors import WeightsError
 if TYPE_CHECKING:
     from sfumato.families.inspect import Report
 
+PICTURES = (".png", ".webp", ".gif", ".jpg", ".jpeg")
+"""The endings of files that are looked at as pictures."""
 _LONGEST = 100  # characters of a metadata text that are shown
 
 
@@ -27,8 +29,15 @@ def command(path: str, hashes: bool, variant: str | None, allow_pickle: bool, as
     """Say what the weights at PATH are: family, variant, networks, dtypes, prediction, licence; or an adapter.
 
     PATH is a file, a folder, or the name of a hub model in the local cache. Only headers are read, so the answer
-    comes at once, whatever the size; adapters are read whole, to tell one that was not trained.
+    comes at once, whatever the size; adapters are read whole, to tell one that was not trained. Of a picture the
+    recipe is shown, or what another program says of it.
     """
+    if Path(path).suffix.lower() in PICTURES:
+        from sfumato.cli import pictured
+
+        told = pictured.about(Path(path))
+        click.echo(json.dumps(told, ensure_ascii=False) if as_json else "\n".join(pictured.lines(told)))
+        return
     from sfumato.families.inspect import inspect
     from sfumato.weights.hub import resolve
     from sfumato.weights.source import open_source
