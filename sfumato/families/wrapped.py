@@ -106,12 +106,15 @@ def load_wrapped(
         raise WeightsError(
             f"the denoiser of {path} is {named}, which the installed diffusers {library.__version__} does not have"
         )
+    usual = torch.get_default_dtype()
     try:
         pipe = library.DiffusionPipeline.from_pretrained(
             path, torch_dtype=dtype, local_files_only=True, variant=variant, use_safetensors=True
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise WeightsError(f"diffusers cannot open {path}: {str(error).splitlines()[0]}") from error
+    finally:
+        torch.set_default_dtype(usual)  # where diffusers fails, it leaves its own behind
     return wrapped(pipe.to(device), path)
 
 
