@@ -1,5 +1,7 @@
 """Every task with every sampler and guide on published families with tiny weights: ``make matrix``.
 
+``python -m tests.tasks.families_matrix --families sd1 --tasks tile vary`` runs a part of it.
+
 Networks are redrawn at random, so pictures show nothing; what is checked is what holds for any weights: the size that
 was asked for, pixels outside a mask as they were, a picture of its own for each seed, alone as in company, and else a
 refusal that names what would work. ``test_tasks_families.py`` runs a share in which every pair of values is found.
@@ -7,6 +9,7 @@ refusal that names what would work. ``test_tasks_families.py`` runs a share in w
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -200,11 +203,15 @@ def builder(folder: Path) -> Callable[[str], Model]:
 
 def main() -> None:
     """Run every cell and say how many ran, how many were refused and why; exit code 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", nargs="*", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), choices=tuple(TASKS))
+    options = parser.parse_args()
     broken, reasons, ran = [], Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder:
         build = builder(Path(folder))
-        for family in FAMILIES:
-            for task in TASKS:
+        for family in options.families:
+            for task in options.tasks:
                 for sampler in SAMPLERS:
                     for guide in GUIDES:
                         cell = (family, task, sampler, guide)
