@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +16,7 @@ import pytest
 
 from sfumato.errors import OutputError
 from sfumato.files import check_folder, write_atomic, write_bytes
+from tests.rights import without_rights
 
 
 def names(folder: Path) -> list[str]:
@@ -153,19 +153,6 @@ def test_a_path_that_cannot_be_written_says_what_to_do(name: str, words: str, tm
         write_bytes(tmp_path / name, b"1")
     assert names(tmp_path) == ["file", "folder"]
     assert names(tmp_path / "folder") == []
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Be nobody for a while where the user is root, who may write everywhere."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_a_folder_without_permission() -> None:

@@ -52,8 +52,8 @@ class Strips:
     def map(self, like: Tensor, height: int) -> Tensor:
         """A map of ``height`` rows for strips like this one, its channels side by side as convolutions read them."""
         count, channels, _, width = like.shape
-        empty = torch.empty((count, channels, height, width), dtype=like.dtype, device=self.keep)
-        return empty.contiguous(memory_format=torch.channels_last)
+        size = (count, channels, height, width)
+        return torch.empty(size, dtype=like.dtype, device=self.keep, memory_format=torch.channels_last)
 
     def norm(self, x: Tensor, layer: nn.GroupNorm) -> Take:
         """``layer`` (a group norm with SiLU) of rows of the whole map ``x``, whose mean and deviation are found now."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -22,6 +22,7 @@ from sfumato.picture.png import encode_png
 from sfumato.picture.read import read_picture
 from tests.picture.files import RGB, deep_tiff, png, saved
 from tests.picture.fuzz import fuzz, seeds
+from tests.rights import without_rights
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,13 +104,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidRequest, match=f"cannot read .*{said}"):
             read_picture(path)
-    closed = tmp_path / "closed.png"
-    closed.write_bytes(encode_png(RGB))
-    closed.chmod(0)
-    if os.access(closed, os.R_OK):
-        pytest.skip("this user may read everything")
-    with pytest.raises(InvalidRequest, match="Permission denied"):
-        read_picture(closed)
+
+
+def test_a_picture_without_permission() -> None:
+    # Not below tmp_path, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        closed = Path(place) / "closed.png"
+        closed.write_bytes(encode_png(RGB))
+        closed.chmod(0)
+        with without_rights(), pytest.raises(InvalidRequest, match="Permission denied"):
+            read_picture(closed)
 
 
 @pytest.mark.parametrize(
