@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sfumato.condition import Cond, Prompt
+from sfumato.families import prompts as rules
 from sfumato.families.family import Kit, is_kind
 from sfumato.families.flows import FLUX
-from sfumato.families.sincos import check_plain
+from sfumato.families.prompts import T5
 
 LENGTH = 512
 """How many tokens of T5 it reads."""
@@ -22,15 +23,21 @@ def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
     A negative prompt that nobody gave is the empty text.
     """
-    check_plain(prompts)
+    t5 = reader(kit)
+
+    def one(prompt: Prompt) -> Cond:
+        states, mask = rules.t5_alone(t5, prompt)
+        kept = mask.clone()
+        kept[:, 1:] |= mask[:, :-1]
+        return Cond(tokens=states, mask=kept)
+
+    return rules.one_by_one(one, prompts)
+
+
+def reader(kit: Kit) -> T5:
+    """T5 as Chroma reads it."""
     assert kit.tokens is not None
-    network = kit.nets["text_3"]
-    place = network.token.weight.device
-    ids, mask, _ = kit.tokens([prompt.text for prompt in prompts], LENGTH)
-    states = network(ids.to(place), mask.to(place))
-    kept = mask.clone()
-    kept[:, 1:] |= mask[:, :-1]
-    return Cond(tokens=states, mask=kept.to(place))
+    return T5(kit.nets["text_3"], kit.tokens, LENGTH, learned=kit.learned, masked=True)
 
 
 CHROMA = replace(
@@ -40,6 +47,7 @@ CHROMA = replace(
     fits=is_kind("chroma"),
     needs=("denoiser", "vae", "text_3"),
     condition=condition,
+    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit)),
     defaults=replace(FLUX.defaults, steps=35, guidance=5.0, distilled=False),
     quick=(),
     words="tokenizer",

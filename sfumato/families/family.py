@@ -38,7 +38,7 @@ class Family:
 
     ``fits`` tells a checkpoint's parts; ``needs`` are the parts without which no picture can be made. ``scale`` and
     ``shift`` turn the autoencoder's latent z into the model's, ``(z - shift) scale``. ``condition`` makes the
-    conditions of prompts.
+    conditions of prompts; ``dropped`` says what of a long prompt is not read.
 
     What the shapes of a single file do not tell: ``heads`` is how many heads its U-Net's attention has at every
     level, 0 for 64 channels a head; ``quick`` names the places of the text encoders with OpenAI's quick GELU.
@@ -60,6 +60,7 @@ class Family:
     scale: float
     defaults: Defaults
     condition: Callable[[Kit, Sequence[Prompt]], Cond]
+    dropped: Callable[[Kit, Prompt], list[str]] = lambda kit, prompt: []
     shift: float = 0.0
     heads: int = 0
     quick: tuple[str, ...] = ()

@@ -14,7 +14,6 @@ from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.prompts import T5, Clip
 from sfumato.families.stable import second_clip
 from sfumato.model import Defaults
-from sfumato.nn.clip import ClipText
 from sfumato.process.schedule import Flow
 from sfumato.weights.source import Source
 
@@ -51,23 +50,28 @@ def t5_of(kit: Kit, length: int) -> T5 | None:
 def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """T5's states, CLIP's pooled vector, and the guidance that the network is told if it reads one."""
     guided = kit.parts["denoiser"].config.guidance
-    length = T5_LENGTH["flux" if guided else "flux-schnell"]
-    t5 = t5_of(kit, length)
-    assert t5 is not None
+    t5 = _flux_t5(kit)
     clip = Clip(kit.nets["text"], learned=kit.learned)
     return rules.one_by_one(
         lambda prompt: rules.flux(clip, t5, prompt, prompt.guidance if guided else None), prompts
     )
 
 
-def dropped(kit: Kit, prompt: Prompt) -> list[str]:
-    """What the model does not read of a long ``prompt``; of a FLUX.1's CLIP only the pooled vector is read anyway."""
-    kind = kit.parts["denoiser"].kind
-    length = T5_LENGTH["sd3"]
-    if kind == "flux":
-        length = T5_LENGTH["flux" if kit.parts["denoiser"].config.guidance else "flux-schnell"]
-    clip = kind != "flux" and any(isinstance(net, ClipText) for net in kit.nets.values())
-    return rules.dropped(prompt, clip, t5_of(kit, length) if kind in ("flux", "mmdit") else None)
+def _flux_t5(kit: Kit) -> T5:
+    guided = kit.parts["denoiser"].config.guidance
+    t5 = t5_of(kit, T5_LENGTH["flux" if guided else "flux-schnell"])
+    assert t5 is not None
+    return t5
+
+
+def sd3_dropped(kit: Kit, prompt: Prompt) -> list[str]:
+    """What CLIP and T5 do not read of a long ``prompt``."""
+    return rules.dropped(prompt, True, t5_of(kit, T5_LENGTH["sd3"]))
+
+
+def flux_dropped(kit: Kit, prompt: Prompt) -> list[str]:
+    """What T5 does not read of a long ``prompt``: of CLIP only the pooled vector is read anyway."""
+    return rules.dropped(prompt, False, _flux_t5(kit))
 
 
 def is_flux_schnell(parts: Parts) -> bool:
@@ -115,6 +119,7 @@ SD3 = Family(
     shift=0.0609,
     defaults=_SD3,
     condition=sd3_condition,
+    dropped=sd3_dropped,
     quick=("text",),
     words="tokenizer_3",
     latent=16,
@@ -146,6 +151,7 @@ SCHNELL = Family(
     shift=0.1159,
     defaults=replace(_FLUX, steps=4, guidance=1.0, distilled=False),
     condition=flux_condition,
+    dropped=flux_dropped,
     quick=("text",),
     words="tokenizer_2",
     latent=16,

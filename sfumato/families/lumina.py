@@ -63,6 +63,7 @@ LUMINA = replace(
     schedule=Flow(6.0),
     by_size=False,
     condition=condition,
+    dropped=dropped,
     defaults=replace(FLUX.defaults, steps=30, guidance=4.0, distilled=False),
     quick=(),
     words="tokenizer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from sfumato.nn.embed import sinusoid
 from sfumato.nn.t5 import T5Encoder
 from sfumato.text.prompt.chunks import Vocabulary, clip_vocabulary, empty_row
 from sfumato.text.prompt.dialects import parse, parts_at
-from sfumato.text.prompt.parts import bare
-from sfumato.text.prompt.single import single_row
+from sfumato.text.prompt.parts import Words, bare
+from sfumato.text.prompt.single import Single, single_row
 from sfumato.text.prompt.weighting import Encode, encode_part
 from sfumato.text.t5 import END, PAD, T5Tokens
 
@@ -84,38 +84,77 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class T5:
-    """A T5 encoder as a family uses it: rows of ``length`` tokens, padding included and attended to."""
+    """A T5 encoder as a family uses it: rows of ``length`` tokens, padding included and attended to.
+
+    Unless ``masked``: then tokens see tokens alone. ``small`` reads texts in small letters, without blanks around them.
+    """
 
     network: T5Encoder
     tokens: T5Tokens
     length: int
     place: str = "text_3"
     learned: Ids = field(default_factory=dict)
+    masked: bool = False
+    small: bool = False
 
-    def read(self, prompt: Prompt) -> Tensor:
-        """States (1, length, D) of ``prompt``, weighted as ``e + w (z - e)`` whatever its dialect."""
+    def read(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """States (1, length, D) of ``prompt``, weighted as ``e + w (z - e)`` whatever its dialect, and their mask.
+
+        e are the states of the empty prompt. The mask (1, length) is True at tokens, in a blend at those of any text.
+        """
+        blended = [(words.share, *self._weighted(words, prompt.dialect)) for words in self._words(prompt)]
+        if len(blended) == 1:
+            return blended[0][1:]
+        states = torch.stack([share * states for share, states, _ in blended]).sum(dim=0)
+        return states, torch.stack([mask for _, _, mask in blended]).any(dim=0)
+
+    def dropped(self, prompt: Prompt) -> int:
+        """How many tokens of ``prompt`` are not read."""
+        return max(self._row(words, prompt.dialect).dropped for words in self._words(prompt))
+
+    def _words(self, prompt: Prompt) -> Sequence[Words]:
+        return prompt.read_by(self.place).words
+
+    def _row(self, words: Words, dialect: str) -> Single:
         own = {name: ids[self.place] for name, ids in self.learned.items() if self.place in ids}
-        empty: Tensor | None = None
-        total: Tensor | None = None
-        for words in prompt.read_by(self.place).words:
-            row = single_row(words, self.tokens.split, self.length - 1, prompt.dialect, own)
-            states = self._states(row.ids)
-            weights = torch.ones(1, self.length, 1, dtype=states.dtype, device=states.device)
-            weights[0, : len(row.weights), 0] = torch.tensor(row.weights)
-            if bool((weights != 1).any()):
-                empty = self._states(()) if empty is None else empty
-                states = torch.where(weights == 1, states, empty + weights * (states - empty))
-            if len(prompt.read_by(self.place).words) == 1:
-                return states
-            total = words.share * states if total is None else total + words.share * states
-        assert total is not None
-        return total
+        return single_row(
+            lowered(words) if self.small else words, self.tokens.split, self.length - 1, dialect, own
+        )
 
-    def _states(self, ids: Sequence[int]) -> Tensor:
+    def _weighted(self, words: Words, dialect: str) -> tuple[Tensor, Tensor]:
+        row = self._row(words, dialect)
+        states, mask = self._states(row.ids)
+        weights = torch.ones(1, self.length, 1, dtype=states.dtype, device=states.device)
+        weights[0, : len(row.weights), 0] = torch.tensor(row.weights)
+        if bool((weights != 1).any()):
+            empty, _ = self._states(())
+            states = torch.where(weights == 1, states, empty + weights * (states - empty))
+        return states, mask
+
+    def _states(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         row = torch.full((1, self.length), PAD, dtype=torch.int64)
         row[0, : len(ids) + 1] = torch.tensor([*ids, END])
-        states: Tensor = self.network(row.to(self.network.token.weight.device))
-        return states
+        place = self.network.token.weight.device
+        mask = (torch.arange(self.length, device=place) <= len(ids))[None]
+        states: Tensor = self.network(row.to(place), mask if self.masked else None)
+        return states, mask
+
+
+def lowered(words: Words) -> Words:
+    """``words`` in small letters, without blanks at their beginning and end."""
+    runs = [[span.text.lower() for span in section.spans] for section in words.sections]
+    for run in runs[:1]:
+        run[:1] = [text.lstrip() for text in run[:1]]
+    for run in runs[-1:]:
+        run[-1:] = [text.rstrip() for text in run[-1:]]
+    sections = tuple(
+        replace(
+            section,
+            spans=tuple(replace(span, text=text) for span, text in zip(section.spans, run, strict=True)),
+        )
+        for section, run in zip(words.sections, runs, strict=True)
+    )
+    return replace(words, sections=sections)
 
 
 def one_by_one(make: Callable[[Prompt], Cond], prompts: Sequence[Prompt]) -> Cond:
@@ -130,6 +169,12 @@ def refuse_apart(prompt: Prompt, *encoders: str) -> None:
             f"a prompt for the encoder {other[0]!r} (prompt_{other[0][-1]}, negative_{other[0][-1]}) is not for this "
             f"model, which reads prompts by {' and '.join(encoders)}: leave it out"
         )
+
+
+def refuse_skip(prompt: Prompt, reads: str) -> None:
+    """Refuse CLIP skip; ``reads`` says what the model reads in place of CLIP's states."""
+    if prompt.skip:
+        raise InvalidRequest(f"clip_skip is about CLIP's states, and {reads}: leave it out")
 
 
 def sd(clip: Clip, prompt: Prompt) -> Cond:
@@ -180,31 +225,35 @@ def sd3(small: Clip, big: Clip, t5: T5 | None, prompt: Prompt, width: int, lengt
     second, more = big.read(prompt)
     clips = abreast(small, first, big, second, prompt.skip)
     clips = F.pad(clips, (0, width - clips.shape[-1]))
-    words = clips.new_zeros(1, length, width) if t5 is None else t5.read(prompt).to(clips.dtype)
+    words = clips.new_zeros(1, length, width) if t5 is None else t5.read(prompt)[0].to(clips.dtype)
     return Cond(tokens=torch.cat((clips, words), dim=1), vector=torch.cat((pooled, more), dim=-1))
 
 
 def flux(clip: Clip, t5: T5, prompt: Prompt, guidance: float | None) -> Cond:
     """FLUX.1: T5's states as tokens, CLIP's pooled vector, and the strength of distilled guidance if it reads one."""
     refuse_apart(prompt, clip.place, t5.place)
-    if prompt.skip:
-        raise InvalidRequest(
-            "clip_skip is about CLIP's states, and FLUX.1 reads its pooled vector alone: leave it out"
-        )
+    refuse_skip(prompt, "FLUX.1 reads its pooled vector alone")
     _, pooled = clip.read(prompt)
     told = None if guidance is None else torch.full((1,), guidance, dtype=torch.float32)
-    return Cond(tokens=t5.read(prompt), vector=pooled, guidance=told)
+    return Cond(tokens=t5.read(prompt)[0], vector=pooled, guidance=told)
+
+
+def t5_alone(t5: T5, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """States and mask of a family that reads prompts by T5 and nothing else."""
+    refuse_apart(prompt, t5.place)
+    refuse_skip(prompt, "this model reads prompts by T5 alone")
+    return t5.read(prompt)
 
 
 def dropped(prompt: Prompt, clip: bool, t5: T5 | None) -> list[str]:
     """What is not read of a long ``prompt``: a plain one has one row, and T5 has one in every dialect."""
     (part, *_) = parts_at(parse(prompt.text, prompt.dialect), 0, 1)
-    told = []
+    told: list[str] = []
     if clip and prompt.dialect == "plain" and (over := len(clip_vocabulary().pieces(bare(part))) - 75) > 0:
         told.append(
             f"the prompt is long: CLIP does not read its last {over} tokens; other dialects than plain read all"
         )
     if t5 is not None:
-        over = single_row(part.words[0], t5.tokens.split, t5.length - 1, prompt.dialect, {}).dropped
+        over = t5.dropped(replace(prompt, part=part))
         told += [f"the prompt is long: T5 does not read its last {over} tokens"] if over else []
     return told

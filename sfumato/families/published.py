@@ -131,7 +131,6 @@ def load_checkpoint(
     kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros, labels=labels)
     said = [*_notes(kind, asked), *stored(parts, dtype, packed)]
     why_not = refusal(kind, parts)
-    dropped = lumina.dropped if "language" in parts else flows.dropped
     return Model(
         name=kind.name,
         identity=_identity(checkpoint),
@@ -139,7 +138,7 @@ def load_checkpoint(
         codec=codec,
         conditioner=_conditioner(kind, kit),
         defaults=_defaults(kind, parts, asked),
-        notes=lambda prompt: [*said, *getattr(codec, "notes", ()), *dropped(kit, prompt)],
+        notes=lambda prompt: [*said, *getattr(codec, "notes", ()), *kind.dropped(kit, prompt)],
         schedule_of=asked.schedule_of,
         refused={"text2image": why_not} if why_not else {},
         beside=beside_of(kind, parts, 1.0 if isinstance(codec, Pixels) else float(codec.std.flatten()[0])),

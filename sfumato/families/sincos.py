@@ -12,9 +12,11 @@ import torch
 
 from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families import prompts as rules
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.keys.sincos import REPEATED
+from sfumato.families.prompts import T5
 from sfumato.model import Defaults
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.joint import CLOCK
@@ -26,7 +28,10 @@ ALPHA_LENGTH, SIGMA_LENGTH = 120, 300
 
 
 def check_plain(prompts: Sequence[Prompt]) -> None:
-    """Refuse weights, texts for other encoders and CLIP skip, which families of one plain text do not follow."""
+    """Refuse weights, texts for other encoders and CLIP skip where a prompt is a class, or read by a language model.
+
+    (On the states of a language model, of which each says something of all words before it, no school puts weights.)
+    """
     if not all(prompt.plain for prompt in prompts):
         raise InvalidRequest(
             "this family reads a prompt as it is written: weights and blends (dialect), texts for other encoders and "
@@ -39,18 +44,23 @@ def pixart_condition(kit: Kit, prompts: Sequence[Prompt], length: int) -> Cond:
 
     A negative prompt that nobody gave is the empty text.
     """
-    check_plain(prompts)
-    network, config = kit.nets["text_3"], kit.parts["denoiser"].config
+    t5, sizes = reader(kit, length), kit.parts["denoiser"].config.sizes
+
+    def one(prompt: Prompt) -> Cond:
+        states, mask = rules.t5_alone(t5, prompt)
+        if not sizes:
+            return Cond(tokens=states, mask=mask)
+        told = (prompt.height, prompt.width, prompt.height / prompt.width if prompt.width else 1.0)
+        measures = torch.tensor(told, dtype=torch.float64, device=states.device)
+        return Cond(tokens=states, mask=mask, vector=sinusoid(measures, CLOCK, like=states).view(1, -1))
+
+    return rules.one_by_one(one, prompts)
+
+
+def reader(kit: Kit, length: int) -> T5:
+    """T5 as PixArt reads it."""
     assert kit.tokens is not None
-    ids, mask, _ = kit.tokens([prompt.text.lower().strip() for prompt in prompts], length)
-    place = network.token.weight.device
-    states = network(ids.to(place), mask.to(place))
-    if not config.sizes:
-        return Cond(tokens=states, mask=mask.to(place))
-    told = [(p.height, p.width, p.height / p.width if p.width else 1.0) for p in prompts]
-    measures = torch.tensor(told, dtype=torch.float64, device=place)
-    vector = sinusoid(measures.flatten(), CLOCK, like=states).view(len(prompts), -1)
-    return Cond(tokens=states, mask=mask.to(place), vector=vector)
+    return T5(kit.nets["text_3"], kit.tokens, length, learned=kit.learned, masked=True, small=True)
 
 
 def alpha_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
@@ -159,6 +169,7 @@ ALPHA = Family(
     scale=0.18215,
     defaults=_DEFAULTS,
     condition=alpha_condition,
+    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, ALPHA_LENGTH)),
     words="tokenizer",
 )
 SIGMA = replace(
@@ -168,6 +179,7 @@ SIGMA = replace(
     fits=is_sigma,
     scale=0.13025,
     condition=sigma_condition,
+    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, SIGMA_LENGTH)),
 )
 DIT = Family(
     name="dit",

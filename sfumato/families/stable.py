@@ -96,6 +96,11 @@ def refiner_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     return rules.one_by_one(one, prompts)
 
 
+def clip_dropped(kit: Kit, prompt: Prompt) -> list[str]:
+    """What CLIP does not read of a long ``prompt``."""
+    return rules.dropped(prompt, True, None)
+
+
 def second_clip(kit: Kit) -> Clip:
     """OpenCLIP's encoder as Stable Diffusion XL and 3 use it: penultimate states, not normed."""
     return Clip(
@@ -134,6 +139,7 @@ SD1 = Family(
     scale=0.18215,
     defaults=replace(_LEADING, sampler="pndm", final="first"),
     condition=sd1_condition,
+    dropped=clip_dropped,
     heads=8,
     quick=("text",),
 )
@@ -148,6 +154,7 @@ SD2 = Family(
     scale=0.18215,
     defaults=replace(_LEADING, sampler="ddim", final="first"),
     condition=sd2_condition,
+    dropped=clip_dropped,
 )
 UPSCALER = Family(
     name="x4",
@@ -160,6 +167,7 @@ UPSCALER = Family(
     scale=0.08333,
     defaults=replace(_LEADING, sampler="ddim", final="first", guidance=9.0, steps=75),
     condition=sd2_condition,
+    dropped=clip_dropped,
     heads=8,
     refused="this model makes a small picture four times as large; it is for the task 'upscale', not for text2image",
 )
@@ -175,6 +183,7 @@ REFINER = Family(
     scale=0.13025,
     defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
     condition=refiner_condition,
+    dropped=clip_dropped,
     refused="this model is the refiner of Stable Diffusion XL: it goes on with the last, least noisy steps of a "
     "picture that the base model began (the task 'image2image'); it was not trained to begin one, as text2image does",
 )
@@ -189,5 +198,6 @@ SDXL = Family(
     scale=0.13025,
     defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
     condition=sdxl_condition,
+    dropped=clip_dropped,
     quick=("text",),
 )

@@ -232,7 +232,7 @@ def test_no_two_rows_of_a_key_table_can_be_exchanged(case: Case) -> None:
     check(part, say)
 
 
-@pytest.mark.parametrize("case", ["pixart sigma", "dit"], indirect=True)
+@pytest.mark.parametrize("case", ["dit"], indirect=True)
 def test_what_is_not_followed_of_a_prompt_is_refused(case: Case) -> None:
     part = parse("(red:1.4) cat", "a1111")
     for prompt in (Prompt(text="9", part=parts_at(part, 0, 1)[0], dialect="a1111"), Prompt(text="9", skip=1)):
