@@ -7,8 +7,10 @@ below follow) or of one parameter. Text behind ``#`` is a comment. In a column s
 * ``to_[q,k,v]``   several tensors, which are one when joined along dimension 0, in this order; ``[q,k,v,mlp*4]``
   says that the last has four times the rows of the others;
 * ``~name``        the two halves of the tensor along dimension 0 stand in the other order than ours;
+* ``name/n``       ours, of equal rows, take turns in the tensor: an n-th of the rows of each, n times (heads of
+  queries, keys and values that follow each other);
 * ``name : conv->linear``  ours is a convolution of kernel 1, (O, I, 1, 1), the file's is a matrix, (O, I);
-  ``linear->conv`` is the reverse; vectors (biases) are as they are;
+  ``linear->conv`` is the reverse, ``linear->line`` the same for one axis, (O, I, 1); vectors (biases) are as they are;
 * ``name : transpose``     the file's matrix is the transpose of ours;
 * ``-``            this layout does not have it; in the column ``ours``: the file's tensor is not used.
 
@@ -26,7 +28,7 @@ from fnmatch import fnmatchcase
 from typing import Self
 
 LAYOUTS = ("original", "diffusers")
-TURNS = ("conv->linear", "linear->conv", "transpose")
+TURNS = ("conv->linear", "linear->conv", "linear->line", "transpose")
 
 Range = int | Iterable[int | str]
 
@@ -44,6 +46,7 @@ class Column:
     shares: tuple[int, ...] = (1,)
     swap: bool = False
     turn: str = ""
+    rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +151,14 @@ class KeyTable:
 def row(ours: str, original: str, diffusers: str) -> Row:
     """The row of three cells without placeholders; raises ValueError that shows it."""
     cells = _column(ours), _column(original), _column(diffusers)
-    if cells[0] and (cells[0].swap or cells[0].turn):
-        raise ValueError(f"{ours!r}: ~ and : belong into the column of a file")
+    if cells[0] and (cells[0].swap or cells[0].turn or cells[0].rounds > 1):
+        raise ValueError(f"{ours!r}: ~, / and : belong into the column of a file")
     for cell in cells[1:]:
         lists = (cell and len(cell.names) > 1) or (cells[0] and len(cells[0].names) > 1)
         if cell and cell.turn == "transpose" and lists:
             raise ValueError(f"{ours!r}: transpose does not go with a list of tensors")
+        if cell and cell.rounds > 1 and (len(cell.names) > 1 or cell.swap or cell.turn == "transpose"):
+            raise ValueError(f"{ours!r}: turns are those of one tensor, as it stands")
     return Row(*cells)
 
 
@@ -165,10 +170,13 @@ def _column(cell: str) -> Column | None:
     if colon and turn not in TURNS:
         raise ValueError(f"{cell!r}: {turn!r} is not known; known: {', '.join(TURNS)}")
     swap = name.startswith("~")
-    names, shares = _list(name.removeprefix("~"))
+    name, slash, rounds = name.removeprefix("~").partition("/")
+    if slash and not (rounds.isascii() and rounds.isdigit() and int(rounds)):
+        raise ValueError(f"{cell!r}: {rounds!r} is no number of turns")
+    names, shares = _list(name)
     if wrong := [name for name in names if not _NAME.match(name)]:
         raise ValueError(f"{cell!r}: {wrong[0]!r} is no name of a tensor")
-    return Column(names, shares, swap, turn)
+    return Column(names, shares, swap, turn, int(rounds or 1))
 
 
 def _list(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -1,8 +1,9 @@
 """From a key table to the tensors of one file: which fill which, proved to leave nothing over on either side.
 
 A ``Link`` ties some of our parameters to some tensors of a file that hold the same values. Joined along dimension 0
-both sides are one tensor, up to the order of its halves, a transpose, or kernel axes of size 1. ``links`` makes them
-from our names, ``links_from`` from a file's, ``prove`` compares with the file, ``pieces`` says which values go where.
+both sides are one tensor, up to the order of its halves, turns, a transpose, or kernel axes of size 1. ``links``
+makes them from our names, ``links_from`` from a file's, ``prove`` compares with the file, ``pieces`` says which
+values go where.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ class Link:
                     f"{self.ours[0]} has the shape {whole}, not that of a convolution of kernel 1"
                 )
             whole = whole[:2]
-        elif turn == "linear->conv" and len(whole) > 1:
+        elif turn in ("linear->conv", "linear->line") and len(whole) > 1:
             if len(whole) != 2:
                 raise WeightsError(f"{self.ours[0]} has the shape {whole}, not that of a matrix")
-            whole = (*whole, 1, 1)
+            whole = (*whole, 1) if turn == "linear->line" else (*whole, 1, 1)
+        if self.column.rounds > 1 and (
+            len(set(shapes)) > 1 or not whole or shapes[0][0] % self.column.rounds
+        ):
+            raise WeightsError(
+                f"{', '.join(self.ours)} cannot take {self.column.rounds} turns: their shapes are {list(shapes)}"
+            )
         return _parted(self.ours[0], whole, self.column)
 
     def _whole(self, shapes: Sequence[Shape]) -> Shape:
@@ -58,6 +65,11 @@ class Link:
     def transposed(self) -> bool:
         """Whether the file holds the transpose, of a matrix."""
         return self.column.turn == "transpose"
+
+    @property
+    def turns(self) -> bool:
+        """Whether ours take turns in the file's tensor: so many that reading it piece by piece would take long."""
+        return self.column.rounds > 1
 
 
 def _parted(name: str, whole: Shape, column: Column) -> tuple[Shape, ...]:
@@ -138,6 +150,12 @@ def pieces(
 
     ``ours`` and ``theirs`` are the numbers of values of the tensors on each side; both sums are equal.
     """
+    if link.turns:
+        part = ours[0] // link.column.rounds
+        for turn in range(link.column.rounds * len(ours)):
+            number, mine = divmod(turn, len(ours))
+            yield 0, turn * part, mine, number * part, part
+        return
     total = sum(ours)
     shift = total // 2 if link.column.swap else 0
     starts = [sum(ours[:n]) for n in range(len(ours))]

@@ -204,6 +204,14 @@ def fill(link: Link, tensors: Sequence[Tensor], source: Source, *, finite: bool 
         source.read_into(name, whole, finite=finite)
         tensors[0].copy_(whole.T)
         return
+    if link.turns:
+        name = link.theirs[0]
+        whole = torch.empty(source[name].shape, dtype=tensors[0].dtype, device=tensors[0].device)
+        source.read_into(name, whole, finite=finite)
+        turns = whole.view(link.column.rounds, len(tensors), -1)
+        for tensor, values in zip(tensors, turns.unbind(1), strict=True):
+            tensor.view(link.column.rounds, -1).copy_(values)
+        return
     flat = [tensor.view(-1) for tensor in tensors]
     sizes = [source[name].values for name in link.theirs]
     for which, first, mine, at, count in pieces(link, [len(each) for each in flat], sizes):

@@ -106,6 +106,11 @@ def test_two_of_ours_that_ask_for_one_of_theirs_are_noticed() -> None:
         ("a  b  c.[x,y", "no name"),
         ("a  b  c.[x,y] : transpose", "does not go with a list"),
         ("~a  b  c", "belong into"),
+        ("a/2  b  c", "belong into"),
+        ("a  b/x  c", "no number of turns"),
+        ("a  b/0  c", "no number of turns"),
+        ("a  [b,c]/2  c", "turns are those of one tensor"),
+        ("a  b/2 : transpose  c", "turns are those of one tensor"),
         ("a  b  c\na  d  e", "two rows"),
         ("a  b  c\nd  b  e", "two rows"),
     ],
@@ -143,6 +148,8 @@ def test_shapes_in_the_file_follow_from_ours() -> None:
     assert shapes("x : conv->linear", (3, 2, 1, 1)) == [(3, 2)]
     assert shapes("x : linear->conv", (3, 2)) == [(3, 2, 1, 1)]
     assert shapes("x : linear->conv", (3,)) == [(3,)]
+    assert shapes("x : linear->line", (3, 2)) == [(3, 2, 1)]
+    assert shapes("x/2", (4, 3), (4, 3)) == [(8, 3)]
     assert shapes("x", ()) == [()]
 
 
@@ -156,6 +163,8 @@ def test_shapes_in_the_file_follow_from_ours() -> None:
         ("x : linear->conv", [(3, 2, 1)]),
         ("x", [(3, 2), (3, 3)]),
         ("x", [(), ()]),
+        ("x/2", [(3, 3), (3, 3)]),
+        ("x/2", [(2, 3), (4, 3)]),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(cell: str, ours: list[tuple[int, ...]]) -> None:
@@ -187,3 +196,20 @@ def test_a_column_says_what_was_written() -> None:
     assert row("a", "~b.[x,y*3].c : linear->conv", "-").original == Column(
         ("b.x.c", "b.y.c"), (1, 3), swap=True, turn="linear->conv"
     )
+
+
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+def test_tensors_that_take_turns_are_cut_as_an_axis_of_turns_says(
+    rounds: int, rows: int, columns: int, count: int
+) -> None:
+    names = [f"a{number}" for number in range(count)]
+    cell = f"a[{','.join(map(str, range(count)))}]" if count > 1 else "a0"
+    (link,) = links(KeyTable((row(cell, f"x/{rounds}", "-"),)), "original", names)
+    each = rounds * rows * columns
+    whole = torch.arange(count * each).view(rounds, count, rows * columns)
+    ours = [torch.full((each,), -1) for _ in names]
+    for which, first, mine, at, size in pieces(link, [each] * count, [count * each]):
+        assert which == 0
+        ours[mine][at : at + size] = whole.flatten()[first : first + size]
+    for number, found in enumerate(ours):
+        assert torch.equal(found, whole[:, number].flatten())
