@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.keys.vae import table as vae_table
 from sfumato.families.keys.vae import tiny_table
-from sfumato.families.signatures import FOLDERS, Found, networks, place_of, recognise
+from sfumato.families.signatures import FOLDERS, LANGUAGES, Found, networks, place_of, recognise
 from sfumato.nn.adm import PixelConfig, PixelUNet
 from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.clip import ClipConfig, ClipText
@@ -79,7 +80,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "tiny": tiny_table,
     "clip": clip_table,
     "t5": t5_table,
-    "gemma2": language_table,
+    **dict.fromkeys(LANGUAGES, language_table),
 }
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "unet": UNet,
@@ -94,7 +95,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "tiny": TinyVae,
     "clip": ClipText,
     "t5": T5Encoder,
-    "gemma2": languages.make_gemma2,
+    **dict.fromkeys(LANGUAGES, languages.make_language),
 }
 
 
@@ -244,7 +245,11 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "pixels": lambda found, layout: shapes.pixels(found),
     "vae": shapes.vae,
     "tiny": shapes.tiny,
+def _language(kind: str, found: shapes.Shapes, layout: str) -> LanguageConfig:
+    return languages.language(found, kind)
+
+
     "clip": shapes.clip,
     "t5": lambda found, layout: shapes.t5(found),
-    "gemma2": languages.gemma2,
+    **{kind: partial(_language, kind) for kind in LANGUAGES},
 }

@@ -22,7 +22,7 @@ from sfumato.families import settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.inspect import Report, inspect
 from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
-from sfumato.families.signatures import FOLDERS, PREFIXES, networks, usual_names
+from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks, usual_names
 from sfumato.families.stream import as_it_is, last_block, stream, without_last
 from sfumato.files import sync_folder, why_unwritable, write_bytes
 from sfumato.nn.clip import ClipConfig
@@ -203,7 +203,7 @@ class _Job:
     def _component(self, folder: Path, part: Part, told: Mapping[str, object]) -> set[str]:
         """Write one component; returns the names in the source that it was made of."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = "model" if part.kind in ("clip", "t5", "gemma2") else "diffusion_pytorch_model"
+        stem = "model" if part.kind in ("clip", "t5", *LANGUAGES, "siglip") else "diffusion_pytorch_model"
         tensors, used = stream(part, "diffusers", self.dtype)
         write_all(folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt"})
         _write_json(folder / "config.json", told)
@@ -258,7 +258,7 @@ class _Job:
         notes: list[str] = []
         if self.alone:
             part = next(iter(self.checkpoint.parts.values()))
-            if part.kind in ("t5", "gemma2"):
+            if part.kind in ("t5", *LANGUAGES, "siglip"):
                 raise WeightsError(
                     "such an encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
                 )

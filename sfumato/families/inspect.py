@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.errors import WeightsError
 from sfumato.families.further import FURTHER
 from sfumato.families.marks import prediction_of
-from sfumato.families.signatures import PREFIXES, Found, networks, place_of, recognise
+from sfumato.families.signatures import LANGUAGES, PREFIXES, Found, networks, place_of, recognise
 from sfumato.weights.header import Entry
 from sfumato.weights.source import Source, sha256
 
@@ -219,7 +219,13 @@ def facts_of(network: Found) -> dict[str, int | bool]:
                 "layers": count("transformer.resblocks." if original else "text_model.encoder.layers."),
                 "projection": ("text_projection" if original else "text_projection.weight") in shapes,
             }
-        case "gemma2":
+        case "siglip":
+            patch = shapes["vision_model.embeddings.patch_embedding.weight"]
+            places = shapes["vision_model.embeddings.position_embedding.weight"][0]
+            return {"width": patch[0], "layers": count("vision_model.encoder.layers."), "places": places}
+        case "redux":
+            return {"width": shapes["redux_up.weight"][1], "tokens": shapes["redux_down.weight"][0]}
+        case kind if kind in LANGUAGES:
             head = "model." if "model.embed_tokens.weight" in shapes else ""
             return {"width": shapes[f"{head}embed_tokens.weight"][1], "layers": count(f"{head}layers.")}
     return {"width": shapes["shared.weight"][1], "layers": count("encoder.block.")}
@@ -298,7 +304,9 @@ def _alone(found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bo
                 "tiny": f"tiny autoencoder, {told.get('latent')} channels",
                 "clip": f"CLIP text encoder, width {told.get('width')}",
                 "t5": f"T5 encoder, width {told.get('width')}",
-                "gemma2": f"Gemma 2, width {told.get('width')}",
+                **{kind: f"{title}, width {told.get('width')}" for kind, title in LANGUAGES.items()},
+                "siglip": f"SigLIP vision tower, {told.get('places')} patches, width {told.get('width')}",
+                "redux": f"FLUX.1 Redux, tokens of width {told.get('tokens')}",
             }[one.kind]
         )
     return "; ".join(titles)

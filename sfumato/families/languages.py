@@ -1,10 +1,12 @@
-"""What networks that read a language model are, from shapes, and their settings: Lumina-Image 2 and Gemma 2.
+"""What language models are, from shapes, and the networks that read them, and their settings: Lumina-Image 2.
 
 As in shapes.py, which has the other networks, and settings.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import util
 from typing import Any
 
@@ -12,35 +14,77 @@ import torch
 
 from sfumato.errors import MissingExtra
 from sfumato.families.shapes import Shapes, count
+from sfumato.families.signatures import LANGUAGES
 from sfumato.nn.language import Language, LanguageConfig
 from sfumato.nn.lumina import LuminaConfig
 
-HEAD = 256
-"""How many values a head of Gemma 2 has in its sizes of 2 and 9 billion parameters."""
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A language model that transformers has; ``classes`` is how the names of its ``Config`` and ``Model`` begin.
+
+    ``head`` is how many values a head has in its published sizes, ``begin`` the token at the beginning of every text,
+    None if there is none. ``usual`` are settings that neither shapes nor the classes' defaults tell.
+    """
+
+    classes: str
+    head: int
+    begin: int | None = None
+    usual: Mapping[str, Any] = field(default_factory=dict)
+
+
+KNOWN = {
+    "gemma2": Known(classes="Gemma2", head=256, begin=2),
+    "qwen3": Known(classes="Qwen3", head=128, usual={"rope_theta": 1000000.0}),
+}
+"""The language models by the kind of their networks."""
 SMALL = {"num_hidden_layers": 1, "vocab_size": 8, "intermediate_size": 8, "pad_token_id": 0}
-"""The settings of a Gemma 2 that has the tables of a large one and hardly any weights."""
+"""The settings of a language model that has the tables of a large one and hardly any weights."""
 
 
-def check_installed() -> None:
-    """MissingExtra if transformers is not there."""
+def check_installed(kind: str) -> None:
+    """MissingExtra if transformers is not there, which brings the language model of ``kind``."""
     if util.find_spec("transformers") is None:
-        raise MissingExtra("transformers", "transformers", "reading prompts with a language model (Gemma 2)")
+        reads = f"reading prompts with a language model ({LANGUAGES[kind]})"
+        raise MissingExtra("transformers", "transformers", reads)
 
 
-def make_gemma2(config: LanguageConfig) -> Language:
-    """transformers' Gemma 2 of ``config``, to be filled; MissingExtra if transformers is not installed."""
-    check_installed()
-    from transformers import Gemma2Config, Gemma2Model
+def make_language(config: LanguageConfig) -> Language:
+    """transformers' model of ``config``, to be filled; MissingExtra if transformers is not installed."""
+    check_installed(config.kind)
+    import transformers
 
+    classes = KNOWN[config.kind].classes
+    settings, network = (getattr(transformers, classes + last) for last in ("Config", "Model"))
     told = dict(config.told)
-    model = Gemma2Model(Gemma2Config.from_dict(told))
+    model = network(settings.from_dict(told))
     told.pop("layer_types", None)
     with torch.device("cpu"):  # tables and scales are no weights, and no file has them
-        small = Gemma2Model(Gemma2Config.from_dict({**told, **SMALL}))
+        small = network(settings.from_dict({**told, **SMALL}))
     for name, buffer in small.named_buffers():
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, buffer)
     return Language(config, model)
+
+
+def language(shapes: Shapes, kind: str) -> LanguageConfig:
+    """The language model of ``kind`` that ``shapes`` are; a folder's settings say the rest (checkpoint.refined)."""
+    known = KNOWN[kind]
+    prefix = "model." if "model.embed_tokens.weight" in shapes else ""
+    vocabulary, width = shapes[prefix + "embed_tokens.weight"]
+    block = prefix + "layers.0."
+    layers = count(shapes, prefix + "layers.{}.")
+    told = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": shapes[block + "mlp.gate_proj.weight"][0],
+        "num_attention_heads": shapes[block + "self_attn.q_proj.weight"][0] // known.head,
+        "num_key_value_heads": shapes[block + "self_attn.k_proj.weight"][0] // known.head,
+        "head_dim": known.head,
+        **known.usual,
+    }
+    return LanguageConfig(width=width, layers=layers, kind=kind, told=told, prefix=prefix)
 
 
 def lumina(shapes: Shapes, layout: str) -> LuminaConfig:
@@ -69,24 +113,6 @@ def lumina(shapes: Shapes, layout: str) -> LuminaConfig:
         hidden=shapes[block + up][0],
         axes=(head // 3,) * 3,
     )
-
-
-def gemma2(shapes: Shapes, layout: str) -> LanguageConfig:
-    """The Gemma 2 of ``shapes``, with heads of 256 values; a folder's settings say the rest (checkpoint.refined)."""
-    prefix = "model." if "model.embed_tokens.weight" in shapes else ""
-    vocabulary, width = shapes[prefix + "embed_tokens.weight"]
-    block = prefix + "layers.0."
-    layers = count(shapes, prefix + "layers.{}.")
-    told = {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "intermediate_size": shapes[block + "mlp.gate_proj.weight"][0],
-        "num_attention_heads": shapes[block + "self_attn.q_proj.weight"][0] // HEAD,
-        "num_key_value_heads": shapes[block + "self_attn.k_proj.weight"][0] // HEAD,
-        "head_dim": HEAD,
-    }
-    return LanguageConfig(width=width, layers=layers, told=told, prefix=prefix)
 
 
 def lumina_settings(config: LuminaConfig) -> dict[str, Any]:

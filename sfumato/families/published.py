@@ -102,7 +102,7 @@ def load_checkpoint(
     asked = process_of(kind, checkpoint, predicts)
     words = None
     if "language" in parts:
-        check_installed()
+        check_installed(parts["language"].kind)
     if "text_3" in parts or "language" in parts:
         words = tokens or words_of(checkpoint, kind)
     keep = quantized if packed else None

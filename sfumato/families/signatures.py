@@ -33,6 +33,7 @@ PREFIXES = (
     ("text_encoders.gemma2_2b.transformer.", "language"),
 )
 """Under which prefixes single files keep their networks."""
+    ("text_encoders.qwen3_4b.transformer.", "language"),
 
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
@@ -96,6 +97,16 @@ FOREIGN = {
     "FLUX.2": "double_stream_modulation_img.lin.weight",
     "HunyuanVideo": "txt_in.individual_token_refiner.blocks.0.norm1.weight",
     "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
+    (
+        "qwen3",
+        "diffusers",
+        "embed_tokens.weight layers.0.self_attn.q_norm.weight layers.0.mlp.gate_proj.weight",
+    ),
+    (
+        "qwen3",
+        "diffusers",
+        "model.embed_tokens.weight model.layers.0.self_attn.q_norm.weight model.layers.0.mlp.gate_proj.weight",
+    ),
     "Wan": "head.modulation",
     "LTX-Video": "patchify_proj.weight",
     "Z-Image": "cap_pad_token",
@@ -108,7 +119,10 @@ FOREIGN = {
 }
 """Networks that are known by name and not read here, by a key that only they have."""
 
-APART = {"t5": "text_3", "gemma2": "language"}
+LANGUAGES = {"gemma2": "Gemma 2", "qwen3": "Qwen 3"}
+"""Language models that read prompts, by kind."""
+
+APART = {"t5": "text_3", **dict.fromkeys(LANGUAGES, "language"), "siglip": "looker", "redux": "redux"}
 """Encoders with one place, wherever they were found."""
 
 ADAPTERS = (

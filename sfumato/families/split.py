@@ -17,6 +17,7 @@ import torch
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.family import Family
+from sfumato.families.signatures import LANGUAGES
 from sfumato.text.t5 import NAMES, T5Tokens
 from sfumato.weights.folder import MODEL_INDEX, SAFE, choose, listing
 from sfumato.weights.gguf import GGUF
@@ -133,7 +134,8 @@ def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
     if path.is_dir():
         here = any((path / name).is_file() for name in NAMES)
         return T5Tokens.load(path if here else path / kind.words)
-    whose = "Gemma 2's" if "language" in kind.needs else "T5's"
+    reads = checkpoint.parts.get("language")
+    whose = "T5's" if reads is None else f"{LANGUAGES[reads.kind]}'s"
     raise WeightsError(
         f"{whose} vocabulary is not in {path}: files of weights have none. Give {' or '.join(NAMES)} with --tokens (in "
         f"Python: tokens=...); folders of {kind.title} have it in {kind.words}"

@@ -1,4 +1,7 @@
-"""A language model as an encoder of text: Gemma 2 (Gemma Team 2024), which transformers brings (families/languages)."""
+"""A language model as an encoder of text, which transformers brings (families/languages): Gemma 2, Qwen 3.
+
+Gemma Team 2024; Yang et al. 2025.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,22 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """The numbers that make a Gemma 2: its ``width``, how many ``layers``, and ``told``, all settings by their names.
+    """The numbers that make a language model: its ``width``, how many ``layers``, and ``told``, all settings by name.
 
-    ``prefix`` stands before the names of its weights where they are of the class with a head.
+    ``kind`` says which one it is (families/languages.KNOWN). ``prefix`` stands before the names of its weights
+    where they are of the class with a head.
     """
 
     width: int
     layers: int
+    kind: str = "gemma2"
     told: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prefix: str = ""
 
     @property
-    def begin(self) -> int:
-        """The token at the beginning of every text."""
-        return int(self.told.get("bos_token_id", 2))
-
-    @property
     def padding(self) -> int:
         """The token that fills rows."""
-        return int(self.told.get("pad_token_id", 0))
+        return int(self.told.get("pad_token_id") or 0)
 
 
 class Language(nn.Module):
@@ -46,8 +46,11 @@ class Language(nn.Module):
         """Where its weights are."""
         return next(self.model.parameters()).device
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The states before the last layer (B, S, width) of ``ids`` (B, S), with ``mask`` True at tokens."""
+    def forward(self, ids: Tensor, mask: Tensor, *, skip: int = 1) -> Tensor:
+        """The states (B, S, width) of ``ids`` (B, S), with ``mask`` True at tokens.
+
+        They are those before the last ``skip`` layers; with 0 those after all layers and the norm behind them.
+        """
         told = self.model(ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False)
-        states: Tensor = told.hidden_states[-2]
+        states: Tensor = told.hidden_states[-1 - skip]
         return states

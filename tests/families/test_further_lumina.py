@@ -205,7 +205,7 @@ def test_a_gemma_of_published_size_is_told_by_its_shapes() -> None:
     with torch.device("meta"):
         state = transformers.Gemma2Model(wanted).state_dict()
     for prefix in ("", "model."):
-        config = languages.gemma2({prefix + k: tuple(v.shape) for k, v in state.items()}, "diffusers")
+        config = languages.language({prefix + k: tuple(v.shape) for k, v in state.items()}, "gemma2")
         assert config.told == {name: getattr(wanted, name) for name in config.told}
         assert (config.width, config.layers) == (2304, 26)
 

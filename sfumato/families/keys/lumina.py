@@ -1,10 +1,10 @@
-"""Names of Lumina-Image 2: ours, the authors', and diffusers'; and of Gemma 2, which has transformers' names."""
+"""Names of Lumina-Image 2: ours, the authors', and diffusers'; and of language models, which have transformers'."""
 
 from __future__ import annotations
 
 from sfumato.nn.language import LanguageConfig
 from sfumato.nn.lumina import LuminaConfig
-from sfumato.weights.keys import KeyTable
+from sfumato.weights.keys import LAYOUTS, KeyTable
 
 _ENDS = """
 enter             x_embedder                            x_embedder
@@ -36,6 +36,9 @@ before            attention_norm1                       norm1
 UNUSED = "norm_final.weight"
 """A norm in the authors' file that nothing reads."""
 
+HEAD = "lm_head.weight"
+"""The matrix that makes words of a language model's states, which some files have beside it."""
+
 
 def lumina_table(config: LuminaConfig) -> KeyTable:
     """The rows for a Lumina of ``config``."""
@@ -58,4 +61,5 @@ def lumina_table(config: LuminaConfig) -> KeyTable:
 def language_table(config: LanguageConfig) -> KeyTable:
     """The rows for a language model of ``config``: the names are transformers' own."""
     names = ("embed_tokens", "norm", *(f"layers.{i}" for i in range(config.layers)))
-    return KeyTable.of([(f"model.{name}", config.prefix + name, config.prefix + name) for name in names])
+    rows = [(f"model.{name}", config.prefix + name, config.prefix + name) for name in names]
+    return KeyTable.of(rows, ignore={layout: [HEAD] for layout in LAYOUTS})
