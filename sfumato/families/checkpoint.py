@@ -235,6 +235,10 @@ def _pixels(config: PixelConfig, told: Mapping[str, Any]) -> PixelConfig:
     )
 
 
+def _language(kind: str, found: shapes.Shapes, layout: str) -> LanguageConfig:
+    return languages.language(found, kind)
+
+
 READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "mmdit": shapes.mmdit,
     "flux": shapes.flux,
@@ -245,10 +249,6 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "pixels": lambda found, layout: shapes.pixels(found),
     "vae": shapes.vae,
     "tiny": shapes.tiny,
-def _language(kind: str, found: shapes.Shapes, layout: str) -> LanguageConfig:
-    return languages.language(found, kind)
-
-
     "clip": shapes.clip,
     "t5": lambda found, layout: shapes.t5(found),
     **{kind: partial(_language, kind) for kind in LANGUAGES},
