@@ -31,9 +31,9 @@ PREFIXES = (
     ("text_encoders.clip_g.transformer.", "text_2"),
     ("text_encoders.t5xxl.transformer.", "text_3"),
     ("text_encoders.gemma2_2b.transformer.", "language"),
+    ("text_encoders.qwen3_4b.transformer.", "language"),
 )
 """Under which prefixes single files keep their networks."""
-    ("text_encoders.qwen3_4b.transformer.", "language"),
 
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
@@ -89,14 +89,6 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("clip", "original", "transformer.resblocks.0.attn.in_proj_weight token_embedding.weight"),
     ("gemma2", "diffusers", "embed_tokens.weight layers.0.post_feedforward_layernorm.weight"),
     ("gemma2", "diffusers", "model.embed_tokens.weight model.layers.0.post_feedforward_layernorm.weight"),
-    ("t5", "diffusers", "shared.weight encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
-)
-"""Kind, layout, and the keys that a network of that kind and layout always has."""
-
-FOREIGN = {
-    "FLUX.2": "double_stream_modulation_img.lin.weight",
-    "HunyuanVideo": "txt_in.individual_token_refiner.blocks.0.norm1.weight",
-    "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
     (
         "qwen3",
         "diffusers",
@@ -107,6 +99,14 @@ FOREIGN = {
         "diffusers",
         "model.embed_tokens.weight model.layers.0.self_attn.q_norm.weight model.layers.0.mlp.gate_proj.weight",
     ),
+    ("t5", "diffusers", "shared.weight encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+)
+"""Kind, layout, and the keys that a network of that kind and layout always has."""
+
+FOREIGN = {
+    "FLUX.2": "double_stream_modulation_img.lin.weight",
+    "HunyuanVideo": "txt_in.individual_token_refiner.blocks.0.norm1.weight",
+    "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
     "Wan": "head.modulation",
     "LTX-Video": "patchify_proj.weight",
     "Z-Image": "cap_pad_token",
