@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import WeightsError
-from sfumato.families import languages, shapes
+from sfumato.families import languages, looks, shapes
 from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
+from sfumato.families.keys.look import redux_table, siglip_table
 from sfumato.families.keys.lumina import language_table, lumina_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
@@ -26,6 +27,7 @@ from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.clip import ClipConfig, ClipText
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.language import LanguageConfig
+from sfumato.nn.look import Redux, Siglip, SiglipConfig
 from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT
 from sfumato.nn.sincos import SincosConfig, SincosDiT
@@ -81,6 +83,8 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "clip": clip_table,
     "t5": t5_table,
     **dict.fromkeys(LANGUAGES, language_table),
+    "siglip": siglip_table,
+    "redux": redux_table,
 }
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "unet": UNet,
@@ -96,12 +100,16 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "clip": ClipText,
     "t5": T5Encoder,
     **dict.fromkeys(LANGUAGES, languages.make_language),
+    "siglip": Siglip,
+    "redux": Redux,
 }
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The parts of a checkpoint by place (denoiser, vae, text, text_2, text_3, language), and what is told beside them.
+    """The parts of a checkpoint by place, and what is told beside them.
+
+    Places are denoiser, vae, text, text_2, text_3, language; looker and redux, which make tokens of pictures.
 
     ``configs`` are the settings of a diffusers folder's components by name (scheduler, tokenizer and the networks).
     """
@@ -185,6 +193,8 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         return replace(config, axes=tuple(told.get("axes_dim_rope", config.axes)))
     if isinstance(config, LanguageConfig) and told:
         return replace(config, told=told)
+    if isinstance(config, SiglipConfig) and told:
+        return looks.told_siglip(config, told)
     return config
 
 
@@ -252,4 +262,6 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "clip": shapes.clip,
     "t5": lambda found, layout: shapes.t5(found),
     **{kind: partial(_language, kind) for kind in LANGUAGES},
+    "siglip": looks.siglip,
+    "redux": looks.redux,
 }

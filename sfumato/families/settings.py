@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from sfumato.errors import WeightsError
-from sfumato.families import languages
+from sfumato.families import languages, looks
 from sfumato.families.checkpoint import Part
 from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
@@ -276,6 +276,7 @@ _TELL: dict[type, Callable[[Any], Settings]] = {
     ChromaConfig: _flux,
     SincosConfig: _pixart,
     LuminaConfig: languages.lumina_settings,
+    **looks.SETTINGS,
 }
 
 

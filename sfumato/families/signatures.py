@@ -15,6 +15,8 @@ FOLDERS = {
     "text_encoder": "text",
     "text_encoder_2": "text_2",
     "text_encoder_3": "text_3",
+    "image_encoder": "looker",
+    "image_embedder": "redux",
 }
 """The components of a diffusers folder that are networks of ours, and their place here."""
 
@@ -85,6 +87,12 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ),
     ("tiny", "diffusers", "encoder.layers.0.weight decoder.layers.0.weight"),
     ("tiny", "original", "encoder.0.weight decoder.1.weight"),
+    (
+        "siglip",
+        "diffusers",
+        "vision_model.embeddings.patch_embedding.bias vision_model.post_layernorm.weight",
+    ),
+    ("redux", "original", "redux_up.weight redux_down.weight"),
     ("clip", "diffusers", "text_model.embeddings.token_embedding.weight"),
     ("clip", "original", "transformer.resblocks.0.attn.in_proj_weight token_embedding.weight"),
     ("gemma2", "diffusers", "embed_tokens.weight layers.0.post_feedforward_layernorm.weight"),
@@ -125,6 +133,9 @@ LANGUAGES = {"gemma2": "Gemma 2", "qwen3": "Qwen 3"}
 APART = {"t5": "text_3", **dict.fromkeys(LANGUAGES, "language"), "siglip": "looker", "redux": "redux"}
 """Encoders with one place, wherever they were found."""
 
+LOOKERS = {"image_encoder": "siglip"}
+"""Components that are read only where they are of a kind: pipelines carry other ones, which nothing here asks."""
+
 ADAPTERS = (
     ".lora_up.",
     ".lora_down.",
@@ -153,13 +164,19 @@ class Found:
 def networks(source: Source) -> dict[str, Source]:
     """The tensors of each network of ``source`` by place; place "" if all of it is one network, or none."""
     if source.parts:
+        held = {name: part for name, part in source.parts.items() if name in FOLDERS and part.entries}
         return {
-            place: source.parts[name]
+            place: held[name]
             for name, place in FOLDERS.items()
-            if name in source.parts and source.parts[name].entries
+            if name in held and (name not in LOOKERS or _is(LOOKERS[name], held[name]))
         }
     begins = {place: prefix for prefix, place in PREFIXES if _any(source.entries, prefix)}
     return {place: source.under(prefix) for place, prefix in begins.items()} or {"": source}
+
+
+def _is(kind: str, source: Source) -> bool:
+    names = usual_names(source).entries
+    return any(all(key in names for key in keys.split()) for one, _, keys in SIGNATURES if one == kind)
 
 
 def place_of(kind: str, found: str) -> str:
@@ -207,6 +224,8 @@ def usual_names(source: Source) -> Source:
     names = {name: _usual(name) for name in source.entries}
     if "embeddings.token_embedding.weight" in names:  # transformers 5 leaves the first word out
         names = {n: n if n.startswith("text_projection") else f"text_model.{n}" for n in names}
+    if "embeddings.patch_embedding.weight" in names:
+        names = {n: f"vision_model.{n}" for n in names}
     if all(name == usual for name, usual in names.items()):
         return source
     return replace(source, entries={usual: source.entries[name] for name, usual in names.items()})

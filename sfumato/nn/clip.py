@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,28 +30,36 @@ class ClipConfig:
     eps: float = 1e-5
 
 
-class ClipBlock(nn.Module):
-    """A pre-norm transformer block in which a token sees itself and those before it."""
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x sigmoid(1.702 x)``, which OpenAI's encoders have for the GELU (Hendrycks & Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
 
-    def __init__(self, config: ClipConfig) -> None:
+
+class ClipBlock(nn.Module):
+    """A pre-norm transformer block of ``heads`` heads over states of ``width`` values."""
+
+    def __init__(
+        self, width: int, heads: int, mlp: int, eps: float, activation: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Build the block, with ``mlp`` values inside its perceptron and norms that add ``eps``."""
         super().__init__()
-        width = config.width
-        self.heads, self.quick = config.heads, config.quick
-        self.norm1 = nn.LayerNorm(width, config.eps)
+        self.heads, self.activation = heads, activation
+        self.norm1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, config.eps)
-        self.up = nn.Linear(width, config.mlp)
-        self.down = nn.Linear(config.mlp, width)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.up = nn.Linear(width, mlp)
+        self.down = nn.Linear(mlp, width)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Map states ``x`` (B, L, D) to states (B, L, D); ``seen`` (B, 1, L, L) bool in place of "all before"."""
+    def forward(self, x: Tensor, seen: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Map states ``x`` (B, L, D) to states (B, L, D).
+
+        Each sees all, those that ``seen`` (B, 1, L, L) bool says, or where ``causal`` itself and those before it.
+        """
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        inner = self.up(self.norm2(x))
-        inner = inner * torch.sigmoid(1.702 * inner) if self.quick else F.gelu(inner)
-        result: Tensor = x + self.down(inner)
+        result: Tensor = x + self.down(self.activation(self.up(self.norm2(x))))
         return result
 
 
@@ -62,7 +71,11 @@ class ClipText(nn.Module):
         self.config = config
         self.token = nn.Embedding(config.vocabulary, config.width)
         self.place = nn.Embedding(config.length, config.width)
-        self.blocks = nn.ModuleList(ClipBlock(config) for _ in range(config.layers))
+        activation = quick_gelu if config.quick else F.gelu
+        self.blocks = nn.ModuleList(
+            ClipBlock(config.width, config.heads, config.mlp, config.eps, activation)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.projection = (
             nn.Linear(config.width, config.projection, bias=False) if config.projection else None
@@ -98,7 +111,7 @@ class ClipText(nn.Module):
             seen = before & keep.to(x.device)[:, None, None]
         states = x if skip == layers else None
         for done, block in enumerate(self.blocks if pooled else self.blocks[: layers - skip], 1):
-            x = block(x, seen)
+            x = block(x, seen, causal=seen is None)
             if done == layers - skip:
                 states = x
         assert states is not None

@@ -1,0 +1,100 @@
+"""Networks that make tokens of pictures: what they are by their shapes, their settings, and how pictures come in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato.families.shapes import Shapes, count
+from sfumato.nn.look import Redux, ReduxConfig, Siglip, SiglipConfig
+
+
+def siglip(shapes: Shapes, layout: str) -> SiglipConfig:
+    """The vision tower of ``shapes``; heads of 64 values, or 16 heads where the width is 1152 (so400m).
+
+    Pictures are of the next multiple of 32 pixels a side, 384 for the 27 patches of 14 that Redux reads.
+    """
+    begin = "vision_model."
+    width, _, patch, _ = shapes[begin + "embeddings.patch_embedding.weight"]
+    side = math.isqrt(shapes[begin + "embeddings.position_embedding.weight"][0])
+    return SiglipConfig(
+        width=width,
+        layers=count(shapes, begin + "encoder.layers.{}."),
+        heads=16 if width == 1152 else max(1, width // 64),
+        mlp=shapes[begin + "encoder.layers.0.mlp.fc1.weight"][0],
+        patch=patch,
+        side=side,
+        pixels=-(-side * patch // 32) * 32,
+    )
+
+
+def told_siglip(config: SiglipConfig, told: Mapping[str, Any]) -> SiglipConfig:
+    """``config`` with what the settings beside the weights say; ValueError for what is not followed."""
+    told = {**told, **told.get("vision_config", {})}
+    if (act := told.get("hidden_act", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
+        raise ValueError(f"hidden_act = {act!r}, which no SigLIP has,")
+    heads, pixels = told.get("num_attention_heads", config.heads), told.get("image_size", config.pixels)
+    if config.width % heads or pixels // config.patch != config.side:
+        raise ValueError(f"{heads} heads of a width of {config.width}, pictures of {pixels} pixels,")
+    return replace(config, heads=heads, pixels=pixels, eps=told.get("layer_norm_eps", config.eps))
+
+
+def redux(shapes: Shapes, layout: str) -> ReduxConfig:
+    """The embedder of ``shapes``."""
+    hidden, width = shapes["redux_up.weight"]
+    return ReduxConfig(width=width, hidden=hidden, tokens=shapes["redux_down.weight"][0])
+
+
+def siglip_settings(config: SiglipConfig) -> dict[str, Any]:
+    """The ``config.json`` of a SiglipVisionModel without its pooling head."""
+    return {
+        "architectures": ["SiglipVisionModel"],
+        "model_type": "siglip_vision_model",
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch,
+        "image_size": config.pixels,
+        "layer_norm_eps": config.eps,
+        "hidden_act": "gelu_pytorch_tanh",
+        "vision_use_head": False,
+    }
+
+
+def redux_settings(config: ReduxConfig) -> dict[str, Any]:
+    """The ``config.json`` of a ReduxImageEncoder."""
+    return {"_class_name": "ReduxImageEncoder", "redux_dim": config.width, "txt_in_features": config.tokens}
+
+
+SETTINGS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    SiglipConfig: siglip_settings,
+    ReduxConfig: redux_settings,
+}
+"""How the settings of these networks are written."""
+
+
+def prepared(pixels: NDArray[np.uint8], side: int) -> Tensor:
+    """A picture (H, W, 3) as SigLIP reads it: (1, 3, side, side) float32 in [-1, 1], whatever its proportions.
+
+    Scaled by Pillow's bicubic filter, as transformers' SiglipImageProcessorPil does, bit for bit.
+    """
+    small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    values = (np.asarray(small).astype(np.float64) * (1 / 255)).astype(np.float32)
+    return torch.from_numpy((values.transpose(2, 0, 1) - np.float32(0.5)) / np.float32(0.5))[None]
+
+
+def tokens_of(pixels: NDArray[np.uint8], looker: Siglip, embedder: Redux) -> Tensor:
+    """The tokens (1, L, D) that FLUX.1 Redux makes of a picture (H, W, 3)."""
+    weight = embedder.up.weight
+    states = looker(prepared(pixels, looker.config.pixels).to(looker.place.weight))
+    found: Tensor = embedder(states.to(weight))
+    return found
