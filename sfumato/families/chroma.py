@@ -13,9 +13,7 @@ from sfumato.families import prompts as rules
 from sfumato.families.family import Kit, is_kind
 from sfumato.families.flows import FLUX
 from sfumato.families.prompts import T5
-
-LENGTH = 512
-"""How many tokens of T5 it reads."""
+from sfumato.families.reads import READS
 
 
 def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
@@ -37,7 +35,7 @@ def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 def reader(kit: Kit) -> T5:
     """T5 as Chroma reads it."""
     assert kit.tokens is not None
-    return T5(kit.nets["text_3"], kit.tokens, LENGTH, learned=kit.learned, masked=True)
+    return T5(kit.nets["text_3"], kit.tokens, READS["chroma"].t5, learned=kit.learned, masked=True)
 
 
 CHROMA = replace(

@@ -12,13 +12,11 @@ from sfumato.condition import Cond, Prompt
 from sfumato.families import prompts as rules
 from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.prompts import T5, Clip
+from sfumato.families.reads import READS
 from sfumato.families.stable import second_clip
 from sfumato.model import Defaults
 from sfumato.process.schedule import Flow
 from sfumato.weights.source import Source
-
-T5_LENGTH = {"sd3": 256, "flux": 512, "flux-schnell": 256}
-"""How many tokens of T5 a family reads."""
 
 
 def shifted_twice(shift: float) -> Flow:
@@ -32,11 +30,9 @@ def shifted_twice(shift: float) -> Flow:
 def sd3_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """Both CLIPs and T5 one after the other; without T5 its places are zeros."""
     small = Clip(kit.nets["text"], skip=1, normed=False, learned=kit.learned)
-    big, t5 = second_clip(kit), t5_of(kit, T5_LENGTH["sd3"])
+    big, t5 = second_clip(kit), t5_of(kit, READS["sd3"].t5)
     width = kit.parts["denoiser"].config.tokens
-    return rules.one_by_one(
-        lambda prompt: rules.sd3(small, big, t5, prompt, width, T5_LENGTH["sd3"]), prompts
-    )
+    return rules.one_by_one(lambda prompt: rules.sd3(small, big, t5, prompt, width, READS["sd3"].t5), prompts)
 
 
 def t5_of(kit: Kit, length: int) -> T5 | None:
@@ -59,14 +55,14 @@ def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
 def _flux_t5(kit: Kit) -> T5:
     guided = kit.parts["denoiser"].config.guidance
-    t5 = t5_of(kit, T5_LENGTH["flux" if guided else "flux-schnell"])
+    t5 = t5_of(kit, READS["flux" if guided else "flux-schnell"].t5)
     assert t5 is not None
     return t5
 
 
 def sd3_dropped(kit: Kit, prompt: Prompt) -> list[str]:
     """What CLIP and T5 do not read of a long ``prompt``."""
-    return rules.dropped(prompt, True, t5_of(kit, T5_LENGTH["sd3"]))
+    return rules.dropped(prompt, True, t5_of(kit, READS["sd3"].t5))
 
 
 def flux_dropped(kit: Kit, prompt: Prompt) -> list[str]:

@@ -17,7 +17,7 @@ from sfumato.nn.t5 import T5Encoder
 from sfumato.text.prompt.chunks import Vocabulary, clip_vocabulary, empty_row
 from sfumato.text.prompt.dialects import parse, parts_at
 from sfumato.text.prompt.parts import Words, bare
-from sfumato.text.prompt.single import Single, single_row
+from sfumato.text.prompt.single import Single, lowered, single_row
 from sfumato.text.prompt.weighting import Encode, encode_part
 from sfumato.text.t5 import END, PAD, T5Tokens
 
@@ -140,23 +140,6 @@ class T5:
         return states, mask
 
 
-def lowered(words: Words) -> Words:
-    """``words`` in small letters, without blanks at their beginning and end."""
-    runs = [[span.text.lower() for span in section.spans] for section in words.sections]
-    for run in runs[:1]:
-        run[:1] = [text.lstrip() for text in run[:1]]
-    for run in runs[-1:]:
-        run[-1:] = [text.rstrip() for text in run[-1:]]
-    sections = tuple(
-        replace(
-            section,
-            spans=tuple(replace(span, text=text) for span, text in zip(section.spans, run, strict=True)),
-        )
-        for section, run in zip(words.sections, runs, strict=True)
-    )
-    return replace(words, sections=sections)
-
-
 def one_by_one(make: Callable[[Prompt], Cond], prompts: Sequence[Prompt]) -> Cond:
     """The conditions of ``prompts``, a row each."""
     return join([make(prompt) for prompt in prompts])
@@ -187,15 +170,12 @@ def sdxl(
     small: Clip | None,
     big: Clip,
     prompt: Prompt,
-    sizes: Sequence[float],
-    features: int = 256,
     zeros: bool = False,
 ) -> Cond:
-    """Stable Diffusion XL: both encoders' penultimate states side by side; pooled text and ``sizes`` as a vector.
+    """Stable Diffusion XL: both encoders' penultimate states side by side, and pooled text as a vector.
 
-    (Podell et al. 2023, section 2.2 and 2.1.) ``small`` is None for the refiner. ``sizes`` are original height and
-    width, crop top and left, target height and width; for the refiner aesthetic score in place of the last two.
-    Each becomes ``features`` sinusoids. ``zeros`` stands for "no negative prompt", as the base model was trained.
+    (Podell et al. 2023, section 2.1.) ``small`` is None for the refiner. ``zeros`` stands for "no negative prompt", as
+    the base model was trained.
     """
     refuse_apart(prompt, *(clip.place for clip in (small, big) if clip is not None))
     states, pooled = big.read(prompt)
@@ -203,9 +183,7 @@ def sdxl(
         states = abreast(small, small.read(prompt)[0], big, states, prompt.skip)
     if zeros:
         states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
-    told = sinusoid(torch.tensor(sizes, dtype=torch.float64).to(pooled.device), features, like=pooled)
-    vector = torch.cat((pooled, told.flatten()[None].expand(len(pooled), -1)), dim=-1)
-    return Cond(tokens=states, vector=vector)
+    return Cond(tokens=states, vector=pooled)
 
 
 def abreast(small: Clip, first: Tensor, big: Clip, second: Tensor, skip: int) -> Tensor:
@@ -229,13 +207,12 @@ def sd3(small: Clip, big: Clip, t5: T5 | None, prompt: Prompt, width: int, lengt
     return Cond(tokens=torch.cat((clips, words), dim=1), vector=torch.cat((pooled, more), dim=-1))
 
 
-def flux(clip: Clip, t5: T5, prompt: Prompt, guidance: float | None) -> Cond:
-    """FLUX.1: T5's states as tokens, CLIP's pooled vector, and the strength of distilled guidance if it reads one."""
+def flux(clip: Clip, t5: T5, prompt: Prompt) -> Cond:
+    """FLUX.1: T5's states as tokens, CLIP's pooled vector."""
     refuse_apart(prompt, clip.place, t5.place)
     refuse_skip(prompt, "FLUX.1 reads its pooled vector alone")
     _, pooled = clip.read(prompt)
-    told = None if guidance is None else torch.full((1,), guidance, dtype=torch.float32)
-    return Cond(tokens=t5.read(prompt)[0], vector=pooled, guidance=told)
+    return Cond(tokens=t5.read(prompt)[0], vector=pooled)
 
 
 def t5_alone(t5: T5, prompt: Prompt) -> tuple[Tensor, Tensor]:

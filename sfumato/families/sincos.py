@@ -17,14 +17,12 @@ from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.keys.sincos import REPEATED
 from sfumato.families.prompts import T5
+from sfumato.families.reads import READS, Reads
 from sfumato.model import Defaults
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.joint import CLOCK
 from sfumato.process.table import linear
 from sfumato.weights.source import Source
-
-ALPHA_LENGTH, SIGMA_LENGTH = 120, 300
-"""How many tokens of T5 PixArt-alpha and PixArt-Sigma read."""
 
 
 def check_plain(prompts: Sequence[Prompt]) -> None:
@@ -39,12 +37,12 @@ def check_plain(prompts: Sequence[Prompt]) -> None:
         )
 
 
-def pixart_condition(kit: Kit, prompts: Sequence[Prompt], length: int) -> Cond:
+def pixart_condition(kit: Kit, prompts: Sequence[Prompt], reads: Reads) -> Cond:
     """T5's states of the prompt in small letters, their padding masked; the picture's size where it is read.
 
     A negative prompt that nobody gave is the empty text.
     """
-    t5, sizes = reader(kit, length), kit.parts["denoiser"].config.sizes
+    t5, sizes = reader(kit, reads), kit.parts["denoiser"].config.sizes
 
     def one(prompt: Prompt) -> Cond:
         states, mask = rules.t5_alone(t5, prompt)
@@ -57,20 +55,20 @@ def pixart_condition(kit: Kit, prompts: Sequence[Prompt], length: int) -> Cond:
     return rules.one_by_one(one, prompts)
 
 
-def reader(kit: Kit, length: int) -> T5:
-    """T5 as PixArt reads it."""
+def reader(kit: Kit, reads: Reads) -> T5:
+    """T5 as a PixArt reads it."""
     assert kit.tokens is not None
-    return T5(kit.nets["text_3"], kit.tokens, length, learned=kit.learned, masked=True, small=True)
+    return T5(kit.nets["text_3"], kit.tokens, reads.t5, learned=kit.learned, masked=True, small=reads.small)
 
 
 def alpha_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """PixArt-alpha's."""
-    return pixart_condition(kit, prompts, ALPHA_LENGTH)
+    return pixart_condition(kit, prompts, READS["pixart"])
 
 
 def sigma_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
     """PixArt-Sigma's."""
-    return pixart_condition(kit, prompts, SIGMA_LENGTH)
+    return pixart_condition(kit, prompts, READS["pixart-sigma"])
 
 
 def class_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
@@ -142,7 +140,7 @@ def is_sigma(parts: Parts) -> bool:
         return False
     part: Source = parts["denoiser"].source
     nothing = part.shapes.get("y_embedder.y_embedding", (0,))[0]
-    return "Sigma" in parts["denoiser"].pipeline or nothing == SIGMA_LENGTH
+    return "Sigma" in parts["denoiser"].pipeline or nothing == READS["pixart-sigma"].t5
 
 
 _DEFAULTS = Defaults(
@@ -169,7 +167,7 @@ ALPHA = Family(
     scale=0.18215,
     defaults=_DEFAULTS,
     condition=alpha_condition,
-    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, ALPHA_LENGTH)),
+    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, READS["pixart"])),
     words="tokenizer",
 )
 SIGMA = replace(
@@ -179,7 +177,7 @@ SIGMA = replace(
     fits=is_sigma,
     scale=0.13025,
     condition=sigma_condition,
-    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, SIGMA_LENGTH)),
+    dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, READS["pixart-sigma"])),
 )
 DIT = Family(
     name="dit",

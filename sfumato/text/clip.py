@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, Lowercase, Replace
 from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Splitters
-from torch import Tensor
 
 from sfumato.errors import InvalidRequest, WeightsError
 
@@ -78,24 +75,6 @@ def pieces(prompt: str) -> list[int]:
         ) from error
     ids: list[int] = pipeline().encode(prompt, add_special_tokens=False).ids
     return ids
-
-
-def clip_ids(prompts: Sequence[str], pad: int = END, length: int = LENGTH) -> tuple[Tensor, tuple[int, ...]]:
-    """Ids (B, length) int64 of ``prompts``, and how many tokens of each were dropped at the end.
-
-    Every row is the start, the prompt, the end, and ``pad`` up to ``length``: the end token again for OpenAI's
-    encoder, 0 for OpenCLIP's. InvalidRequest if ``prompts`` is one string instead of a list.
-    """
-    if isinstance(prompts, str):
-        raise InvalidRequest("prompts must be a list of strings, not one string")
-    ids = torch.full((len(prompts), length), pad, dtype=torch.int64)
-    dropped = []
-    for row, prompt in enumerate(prompts):
-        found = pieces(prompt)
-        kept = [START, *found[: length - 2], END]
-        ids[row, : len(kept)] = torch.tensor(kept)
-        dropped.append(len(found) + 2 - len(kept))
-    return ids, tuple(dropped)
 
 
 def _letters() -> list[str]:

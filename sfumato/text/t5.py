@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
+from sfumato.errors import MissingExtra, WeightsError
 
 PAD, END = 0, 1
 NAMES = ("tokenizer.json", "spiece.model")
+Vocabulary = tuple[Callable[[str], list[int]], Callable[[int], str]]
+"""From a text to its ids, and from an id to its text."""
 
 
 class T5Tokens:
     """SentencePiece over a checkpoint's own vocabulary (Kudo & Richardson 2018); every row ends in the end token."""
 
-    def __init__(self, split: Callable[[str], list[int]]) -> None:
-        """``split`` gives the ids of a prompt without the end token."""
-        self.split = split
+    def __init__(self, split: Callable[[str], list[int]], piece: Callable[[int], str] = str) -> None:
+        """``split`` gives the ids of a prompt without the end token, ``piece`` the text of an id."""
+        self.split, self.piece = split, piece
 
     @classmethod
     def load(cls, path: str | Path) -> T5Tokens:
@@ -39,25 +38,10 @@ class T5Tokens:
                 f"T5's vocabulary is not in {place}: it comes with the checkpoint, as {' or '.join(NAMES)} "
                 f"(in a diffusers folder under tokenizer_2 or tokenizer_3); give its place"
             )
-        return cls(_from_json(found) if found.suffix == ".json" else _from_model(found))
-
-    def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Ids (B, length) int64, mask (B, length) bool that is True at tokens, and how many tokens did not fit."""
-        if isinstance(prompts, str):
-            raise InvalidRequest("prompts must be a list of strings, not one string")
-        ids = torch.full((len(prompts), length), PAD, dtype=torch.int64)
-        mask = torch.zeros((len(prompts), length), dtype=torch.bool)
-        dropped = []
-        for row, prompt in enumerate(prompts):
-            found = self.split(prompt)
-            kept = [*found[: length - 1], END]
-            ids[row, : len(kept)] = torch.tensor(kept)
-            mask[row, : len(kept)] = True
-            dropped.append(len(found) + 1 - len(kept))
-        return ids, mask, tuple(dropped)
+        return cls(*(_from_json(found) if found.suffix == ".json" else _from_model(found)))
 
 
-def _from_json(path: Path) -> Callable[[str], list[int]]:
+def _from_json(path: Path) -> Vocabulary:
     from tokenizers import Tokenizer
 
     try:
@@ -71,10 +55,10 @@ def _from_json(path: Path) -> Callable[[str], list[int]]:
         ids: list[int] = made.encode(prompt, add_special_tokens=False).ids
         return ids
 
-    return split
+    return split, lambda token: str(made.id_to_token(token))
 
 
-def _from_model(path: Path) -> Callable[[str], list[int]]:
+def _from_model(path: Path) -> Vocabulary:
     try:
         import sentencepiece
     except ImportError as error:
@@ -89,4 +73,4 @@ def _from_model(path: Path) -> Callable[[str], list[int]]:
         ids: list[int] = made.EncodeAsIds(prompt)
         return ids
 
-    return split
+    return split, lambda token: str(made.IdToPiece(token))

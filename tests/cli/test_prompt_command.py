@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from sfumato.cli.main import main
+from tests.peers.further import further
+from tests.peers.tiny import t5_tokenizer
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -51,6 +53,32 @@ def test_the_built_in_models_encoder(capsys: pytest.CaptureFixture[str]) -> None
     assert "50 more tokens are not read" in told(capsys, "cat " * 80, "--model", "emoji")
 
 
+def test_t5_reads_its_own_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Cut into T5's own pieces, weighted; in small letters where the family reads them so; CLIP's rows first."""
+    t5_tokenizer().save_pretrained(tmp_path)
+    words = ("--tokens", str(tmp_path))
+    shown = told(capsys, "a (red:1.5) cat <lora:x:1>", "-m", "flux", *words).splitlines()
+    assert shown[1] == "(0) row 1, 3 of 75 tokens: a red:1.5 cat"
+    assert shown[2] == "T5 (0) row 1, 3 of 511 tokens: a red:1.5 cat"
+    small = told(capsys, "  A (Red:1.5) CAT ", "-m", "pixart", *words)
+    assert small == "T5 (0) row 1, 3 of 119 tokens: a red:1.5 cat\n"
+    assert "181 more tokens are not read" in told(capsys, "cat " * 300, "-m", "pixart", *words)
+    assert told(capsys, "a cat", "-m", "chroma") == (
+        "T5's vocabulary comes with a checkpoint: give it with --tokens to see what T5 reads\n"
+    )
+
+
+def test_a_checkpoint_tells_how_its_prompts_are_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    case = further("pixart sigma", tmp_path / "sigma")
+    shown = told(capsys, "A (red:1.5) cat", "-m", str(case.peer.folder))
+    assert shown == "T5 (0) row 1, 3 of 299 tokens: a red:1.5 cat\n"
+    dit = further("dit", tmp_path / "dit")
+    assert main(["prompt", "9", "-m", str(dit.peer.folder)]) == 2
+    assert "neither by CLIP nor by T5" in capsys.readouterr().err
+
+
 def test_wildcards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "pet.txt").write_text("cat\ndog\n")
     lists = ("--wildcards", str(tmp_path))
@@ -76,5 +104,20 @@ def test_errors_are_one_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], word: str
 ) -> None:
     assert main(["prompt", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert word in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--model", "no/such/folder"), "no/such/folder"),
+        (("--model", "flux", "--tokens", "no-such-folder"), "T5's vocabulary is not in no-such-folder"),
+    ],
+)
+def test_files_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], word: str
+) -> None:
+    assert main(["prompt", "x", *arguments]) == 5
     (line,) = capsys.readouterr().err.splitlines()
     assert word in line

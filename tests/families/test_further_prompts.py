@@ -10,11 +10,11 @@ import torch
 
 from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest
-from sfumato.families.prompts import lowered
 from sfumato.model import Model
 from sfumato.tasks.script import read
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.prompt.dialects import parse, parts_at
+from sfumato.text.prompt.single import lowered
 from tests.families.test_published import far, walked
 from tests.peers.further import further
 from tests.peers.pipelines import Case

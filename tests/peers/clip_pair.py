@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -67,3 +68,9 @@ def encode(ids: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | No
 
 
 ENCODE: Encode = encode
+
+
+def clip_ids(prompts: Sequence[str], pad: int = clip.END) -> Tensor:
+    """Ids (B, 77) of short ``prompts``: the start, the prompt's pieces, the end, and ``pad`` in what is left."""
+    rows = [[clip.START, *clip.pieces(prompt), clip.END] for prompt in prompts]
+    return torch.tensor([row + [pad] * (77 - len(row)) for row in rows])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 
 import pytest
-import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.text import clip
-from sfumato.text.clip import clip_ids, pieces
+from sfumato.text.clip import pieces
+from sfumato.text.prompt.chunks import clip_vocabulary, weighted_ids
+from sfumato.text.prompt.dialects import read_plain
+from sfumato.text.prompt.parts import Words
 
 PUBLISHED = {
     "a photo of a cat": [320, 1125, 539, 320, 2368],
@@ -32,6 +34,12 @@ WORDS = st.lists(
 )
 
 
+def plain(text: str) -> Words:
+    """``text`` without weights."""
+    (words,) = read_plain(text)
+    return words
+
+
 @pytest.mark.parametrize("prompt", PUBLISHED)
 def test_published_ids(prompt: str) -> None:
     assert pieces(prompt) == PUBLISHED[prompt]
@@ -43,18 +51,13 @@ def test_ids_are_those_of_transformers(prompt: str) -> None:
 
 
 def test_rows_are_started_ended_padded_and_cut() -> None:
-    long = "cat " * 200
-    ids, dropped = clip_ids(["", "a cat", long])
-    assert ids.shape == (3, 77)
-    assert dropped == (0, 0, 200 - 75)
-    assert ids[0].tolist() == [clip.START, *[clip.END] * 76]
-    assert ids[1, :5].tolist() == [clip.START, 320, 2368, clip.END, clip.END]
-    assert ids[2, -1] == clip.END
-    same = ORACLE(
-        ["", "a cat", long], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    )
-    assert torch.equal(ids, same["input_ids"])
-    assert clip_ids(["a cat"], pad=0)[0][0, 4:].tolist() == [0] * 73
+    texts = ["", "a cat", "cat " * 200]
+    found = [weighted_ids(plain(text), clip_vocabulary(), "plain") for text in texts]
+    assert [rows.dropped for rows in found] == [0, 0, 200 - 75]
+    same = ORACLE(texts, padding="max_length", max_length=77, truncation=True)["input_ids"]
+    assert [list(rows.chunks[0].ids) for rows in found] == same
+    padded = weighted_ids(plain("a cat"), clip_vocabulary(pad=0), "plain").chunks[0].ids
+    assert list(padded) == [clip.START, 320, 2368, clip.END, *[0] * 73]
 
 
 def test_a_prompt_cannot_forge_the_end() -> None:
@@ -65,8 +68,6 @@ def test_a_prompt_cannot_forge_the_end() -> None:
 def test_what_is_not_text_is_refused(prompt: object) -> None:
     with pytest.raises(InvalidRequest):
         pieces(prompt)  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest):
-        clip_ids("a cat")  # type: ignore[arg-type]
 
 
 def test_an_altered_vocabulary_is_told(tmp_path, monkeypatch) -> None:

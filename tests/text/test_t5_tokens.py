@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
 
-from sfumato.errors import InvalidRequest, WeightsError
-from sfumato.text.t5 import END, PAD, T5Tokens
+from sfumato.errors import WeightsError
+from sfumato.text.t5 import T5Tokens
 
 TEXTS = [
     f"{a} {b} {c}"
@@ -42,13 +42,12 @@ def test_a_spiece_model(model: bytes, tmp_path) -> None:
     (tmp_path / "spiece.model").write_bytes(model)
     tokens = T5Tokens.load(tmp_path)
     own = sentencepiece.SentencePieceProcessor(model_proto=model)
-    ids, mask, dropped = tokens(["red cat", "blue rocket flies"], 8)
-    for row, text in enumerate(("red cat", "blue rocket flies")):
-        wanted = [*own.EncodeAsIds(text), END]
-        kept = [*wanted[:7], END] if len(wanted) > 8 else wanted
-        assert ids[row].tolist() == kept + [PAD] * (8 - len(kept))
-        assert int(mask[row].sum()) == len(kept)
-        assert dropped[row] == len(wanted) - len(kept)
+    for text in ("red cat", "blue rocket flies", ""):
+        ids = tokens.split(text)
+        assert ids == own.EncodeAsIds(text)
+        assert (
+            "".join(tokens.piece(i) for i in ids).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").strip() == text
+        )
     assert own.DecodeIds(tokens.split("green dog")) == "green dog"
 
 
@@ -58,9 +57,10 @@ def test_a_tokenizer_json(tmp_path) -> None:
     )
     made.pre_tokenizer = Metaspace()
     made.save(str(tmp_path / "tokenizer.json"))
-    ids, mask, _ = T5Tokens.load(tmp_path)(["red cat", ""], 5)
-    assert ids.tolist() == [[3, 4, END, PAD, PAD], [END, PAD, PAD, PAD, PAD]]
-    assert mask.sum(1).tolist() == [3, 1]
+    tokens = T5Tokens.load(tmp_path)
+    assert tokens.split("red cat") == [3, 4]
+    assert tokens.split("") == []
+    assert tokens.piece(4) == "▁cat"
 
 
 def test_a_missing_or_damaged_vocabulary_is_told(tmp_path) -> None:
@@ -70,5 +70,3 @@ def test_a_missing_or_damaged_vocabulary_is_told(tmp_path) -> None:
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(WeightsError, match="cannot be read"):
             T5Tokens.load(tmp_path / name)
-    with pytest.raises(InvalidRequest):
-        T5Tokens(lambda text: [3])("one string", 4)

@@ -8,7 +8,7 @@ vector is the mean of these. What begins a new row elsewhere (BREAK) is a space 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfumato.errors import InvalidRequest
 from sfumato.text.prompt import comfyui
@@ -44,6 +44,23 @@ def single_row(
                 ids += found
                 weights += [span.weight * section.weight] * len(found)
     return Single(tuple(ids[:room]), tuple(weights[:room]), max(len(ids) - room, 0))
+
+
+def lowered(words: Words) -> Words:
+    """``words`` in small letters, without blanks at their beginning and end."""
+    runs = [[span.text.lower() for span in section.spans] for section in words.sections]
+    for run in runs[:1]:
+        run[:1] = [text.lstrip() for text in run[:1]]
+    for run in runs[-1:]:
+        run[-1:] = [text.rstrip() for text in run[-1:]]
+    sections = tuple(
+        replace(
+            section,
+            spans=tuple(replace(span, text=text) for span, text in zip(section.spans, run, strict=True)),
+        )
+        for section, run in zip(words.sections, runs, strict=True)
+    )
+    return replace(words, sections=sections)
 
 
 def _pieces(

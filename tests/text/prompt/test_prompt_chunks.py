@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.errors import InvalidRequest, UnknownName
-from sfumato.text.clip import END, START, clip_ids, pieces
+from sfumato.text.clip import END, START, pieces
 from sfumato.text.prompt.chunks import Rows, clip_vocabulary, weighted_ids
 from sfumato.text.prompt.dialects import DIALECTS
+from tests.peers.clip_pair import clip_ids
 
 CLIP = clip_vocabulary()
 OPEN = clip_vocabulary(pad=0)
@@ -60,7 +61,7 @@ def test_every_row_is_start_tokens_end_padding(dialect: str, vocabulary, text: s
 def test_a_short_prompt_is_the_row_of_old(dialect: str) -> None:
     for vocabulary, pad in ((CLIP, END), (OPEN, 0)):
         found = rows("a photo of a cat", dialect, vocabulary)
-        assert list(found.chunks[0].ids) == clip_ids(["a photo of a cat"], pad)[0][0].tolist()
+        assert list(found.chunks[0].ids) == clip_ids(["a photo of a cat"], pad)[0].tolist()
         assert len(found.chunks) == 1
     assert content(rows("", dialect)) == [[]]
 

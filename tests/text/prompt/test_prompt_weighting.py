@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import InvalidRequest, UnknownName
-from sfumato.text.clip import clip_ids
 from sfumato.text.prompt.chunks import weighted_ids
 from sfumato.text.prompt.dialects import DIALECTS
 from sfumato.text.prompt.parts import Part, Section, Span, Words
 from sfumato.text.prompt.weighting import MOST, RULES, encode_part, encode_weighted
-from tests.peers.clip_pair import ENCODE, VOCABULARY, pair
+from tests.peers.clip_pair import ENCODE, VOCABULARY, clip_ids, pair
 
 
 def states(text: str, dialect: str, rule: str | None = None) -> Tensor:
@@ -21,13 +20,13 @@ def states(text: str, dialect: str, rule: str | None = None) -> Tensor:
 
 def plain(*texts: str) -> Tensor:
     """Our encoder on whole rows, one text each."""
-    return ENCODE(clip_ids(texts)[0], None)[0]
+    return ENCODE(clip_ids(texts), None)[0]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_without_weights_the_states_are_the_encoders(dialect: str) -> None:
     found, pooled = encode_part(ENCODE, Part(DIALECTS[dialect].read("a red cat")), VOCABULARY, dialect)
-    wanted, vector = ENCODE(clip_ids(["a red cat"])[0], None)
+    wanted, vector = ENCODE(clip_ids(["a red cat"]), None)
     assert torch.equal(found, wanted)
     assert pooled is not None
     assert vector is not None
@@ -71,14 +70,14 @@ def test_long_prompts_are_rows_one_after_the_other_and_pool_the_first() -> None:
     long = "cat " * 75 + "dog"
     found, pooled = encode_part(ENCODE, Part(DIALECTS["a1111"].read(long)), VOCABULARY, "a1111")
     torch.testing.assert_close(found, torch.cat((plain("cat " * 75), plain("dog")), dim=1))
-    torch.testing.assert_close(pooled, ENCODE(clip_ids(["cat " * 75])[0], None)[1])
+    torch.testing.assert_close(pooled, ENCODE(clip_ids(["cat " * 75]), None)[1])
 
 
 def test_a_blend_of_a_text_with_itself_is_the_text() -> None:
     words = tuple(Words((Section((Span("a cat"),)),), share) for share in (0.25, 0.75))
     found, pooled = encode_part(ENCODE, Part(words), VOCABULARY, "compel")
     torch.testing.assert_close(found, plain("a cat"))
-    torch.testing.assert_close(pooled, ENCODE(clip_ids(["a cat"])[0], None)[1])
+    torch.testing.assert_close(pooled, ENCODE(clip_ids(["a cat"]), None)[1])
 
 
 def test_a_section_of_weight_0_is_the_empty_prompt() -> None:
@@ -88,7 +87,7 @@ def test_a_section_of_weight_0_is_the_empty_prompt() -> None:
 
 
 def test_hidden_tokens_do_not_matter_to_the_others() -> None:
-    ids = clip_ids(["a red cat", "a blue cat"])[0]
+    ids = clip_ids(["a red cat", "a blue cat"])
     keep = torch.ones(2, 77, dtype=torch.bool)
     keep[:, 2] = False
     found, _ = pair()[1](ids, keep=keep)
@@ -98,7 +97,7 @@ def test_hidden_tokens_do_not_matter_to_the_others() -> None:
 
 def test_a_mask_is_transformers_mask() -> None:
     theirs, ours = pair()
-    ids = clip_ids(["a red cat on a mat"])[0]
+    ids = clip_ids(["a red cat on a mat"])
     keep = torch.ones(1, 77, dtype=torch.bool)
     keep[0, 2:4] = False
     with torch.no_grad():

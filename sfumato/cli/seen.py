@@ -1,0 +1,192 @@
+"""What each encoder of a model sees of a prompt, as JSON has it; no network is loaded, and no torch for CLIP or T5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.errors import InvalidRequest, UnknownName
+
+if TYPE_CHECKING:
+    from sfumato.families.reads import Reads
+    from sfumato.text.prompt.parts import Words
+    from sfumato.text.t5 import T5Tokens
+
+BUILT_IN = "emoji"
+
+
+def facts(
+    text: str, dialect: str, steps: int, model: str, vocabulary: str | Path | None = None
+) -> dict[str, Any]:
+    """All that is to be told of the prompt ``text``; ``model`` is a family or a checkpoint's path.
+
+    ``vocabulary`` is T5's, a file or folder, where ``model`` is not a folder that has it. UnknownName for a model that
+    is neither; InvalidRequest for one whose prompts are read by neither CLIP nor T5.
+    """
+    from sfumato.text.prompt.dialects import embeddings, parse
+    from sfumato.text.prompt.schedule import timeline
+
+    if not 1 <= steps <= 1000:
+        raise InvalidRequest(f"steps = {steps} is outside what is allowed: 1 to 1000")
+    name, reads, tokens = reader(model, vocabulary)
+    parsed = parse(text, dialect)
+    named = embeddings(parsed)
+    line = timeline(parsed, steps)
+    if reads is None:
+        see = {"text": built_in(dialect)}
+        room = {"text": 30}
+    else:
+        see = clips(reads, named, dialect)
+        room = dict.fromkeys(see, 75)
+        if reads.t5 and tokens is not None:
+            see["text_3"], room["text_3"] = t5(reads, tokens, dialect), reads.t5 - 1
+    return {
+        "prompt": text,
+        "room": room,
+        "dialect": dialect,
+        "model": name,
+        "adapters": [
+            {"kind": a.kind, "name": a.name, "text": a.text, "denoiser": a.denoiser} | dict(a.options)
+            for a in parsed.adapters
+        ],
+        "embeddings": list(named),
+        "stages": [
+            {"begin": s.begin, "end": s.end, "parts": [{"condition": i, "weight": w} for i, w in s.parts]}
+            for s in line.stages
+        ],
+        "encoders": {
+            place: [[one(words) for words in part.words] for part in line.conditions]
+            for place, one in see.items()
+        },
+        "unseen": ["text_3"] if reads is not None and reads.t5 and tokens is None else [],
+    }
+
+
+def reader(model: str, vocabulary: str | Path | None) -> tuple[str, Reads | None, T5Tokens | None]:
+    """The name under which ``model`` reads, what it reads by (None: the built-in encoder), and T5's vocabulary."""
+    from sfumato.families.reads import READS, reads_of
+    from sfumato.text.t5 import T5Tokens
+
+    tokens = None if vocabulary is None else T5Tokens.load(vocabulary)
+    if model == BUILT_IN:
+        return model, None, tokens
+    if model in READS:
+        return model, READS[model], tokens
+    from sfumato.errors import WeightsError
+    from sfumato.weights.hub import resolve
+    from sfumato.weights.source import open_source
+
+    try:
+        path = resolve(model)
+    except WeightsError as error:
+        if "/" in model or Path(model).suffix:
+            raise
+        raise UnknownName("model", model, [*READS, BUILT_IN]) from error
+    with open_source(path) as source:
+        from sfumato.families.inspect import inspect
+
+        report = inspect(source)
+    name = reads_of(report.family or "", report.variant)
+    if name is None:
+        raise InvalidRequest(
+            f"{path} ({report.title or 'networks without a denoiser'}) reads prompts neither by CLIP nor by T5, "
+            "which is what is shown here"
+        )
+    if READS[name].t5 and tokens is None and path.is_dir():
+        tokens = _words_in(path)
+    return name, READS[name], tokens
+
+
+def _words_in(folder: Path) -> T5Tokens | None:
+    """T5's vocabulary in a diffusers folder, None if there is none."""
+    from sfumato.text.t5 import NAMES, T5Tokens
+
+    for place in ("tokenizer_3", "tokenizer_2", "tokenizer", "."):
+        # CLIP's folders may have a tokenizer.json too, and beside it the merges that T5's do not have.
+        clip = (folder / place / "merges.txt").is_file()
+        if not clip and any((folder / place / name).is_file() for name in NAMES):
+            return T5Tokens.load(folder / place)
+    return None
+
+
+def clips(reads: Reads, named: tuple[str, ...], dialect: str) -> dict[str, Callable[[Words], dict[str, Any]]]:
+    """What each CLIP encoder sees of words; ``named`` are the embeddings, each shown as one token."""
+    from sfumato.text.prompt.chunks import clip_vocabulary, weighted_ids
+
+    stand = {name: (50_000 + number,) for number, name in enumerate(named)}
+    names = {ids[0]: f"embedding:{name}</w>" for name, ids in stand.items()}
+
+    def seeing(pad: str) -> Callable[[Words], dict[str, Any]]:
+        vocabulary = clip_vocabulary(pad=0 if pad == "zero" else None, embeddings=stand)
+
+        def see(words: Words) -> dict[str, Any]:
+            rows = weighted_ids(words, vocabulary, dialect)
+            sections = [
+                {
+                    "weight": weight,
+                    "rows": [
+                        [
+                            {"id": i, "token": names.get(i) or vocabulary.name(i), "weight": w}
+                            for i, w, span in zip(chunk.ids, chunk.weights, chunk.spans, strict=True)
+                            if span >= 0
+                        ]
+                        for chunk in chunks
+                    ],
+                }
+                for chunks, weight in rows.sections
+            ]
+            return {"share": words.share, "sections": sections, "dropped": rows.dropped}
+
+        return see
+
+    return {"text" if n == 0 else f"text_{n + 1}": seeing(pad) for n, pad in enumerate(reads.clips)}
+
+
+def t5(reads: Reads, tokens: T5Tokens, dialect: str) -> Callable[[Words], dict[str, Any]]:
+    """What T5 sees of words: one row, in small letters where its family has it so."""
+    from sfumato.text.prompt.single import lowered, single_row
+
+    def see(words: Words) -> dict[str, Any]:
+        read = lowered(words) if reads.small else words
+        row = single_row(read, tokens.split, reads.t5 - 1, dialect, {})
+        return _one_row(words, row, ends_before([tokens.piece(i) for i in row.ids]))
+
+    return see
+
+
+def ends_before(pieces: list[str]) -> list[str]:
+    """Pieces of SentencePiece, which mark where a word begins, with the mark of CLIP's where one ends."""
+    begins = [piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces]
+    return [
+        piece.lstrip("\N{LOWER ONE EIGHTH BLOCK}") + ("</w>" if end else "")
+        for piece, end in zip(pieces, [*begins[1:], True], strict=True)
+    ]
+
+
+def built_in(dialect: str) -> Callable[[Words], dict[str, Any]]:
+    """What the built-in model's encoder, which has one row of 30 tokens, sees of words."""
+    from sfumato.families.table import ASSETS
+    from sfumato.text.encoder import VOCABULARY_FILE
+    from sfumato.text.prompt.single import single_row
+    from sfumato.text.tokens import MAX_TOKENS, Tokenizer
+
+    tokenizer = Tokenizer.load(ASSETS / VOCABULARY_FILE)
+
+    def see(words: Words) -> dict[str, Any]:
+        row = single_row(words, tokenizer.pieces, MAX_TOKENS - 2, dialect)
+        pieces = [tokenizer.vocabulary[i] for i in row.ids]
+        # Pieces that go on a word begin with ##; here, as in CLIP, a piece that ends one is marked.
+        ends = [not after.startswith("##") for after in [*pieces[1:], ""]]
+        named = [p.removeprefix("##") + ("</w>" if end else "") for p, end in zip(pieces, ends, strict=True)]
+        return _one_row(words, row, named)
+
+    return see
+
+
+def _one_row(words: Words, row: Any, names: list[str]) -> dict[str, Any]:
+    tokens = [
+        {"id": i, "token": name, "weight": weight}
+        for i, name, weight in zip(row.ids, names, row.weights, strict=True)
+    ]
+    return {"share": words.share, "sections": [{"weight": 1.0, "rows": [tokens]}], "dropped": row.dropped}
