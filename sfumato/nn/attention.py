@@ -1,4 +1,4 @@
-"""Attention: one function, and the layers of U-Nets and transformers that use it."""
+"""The layers of attention that U-Nets and transformers are made of."""
 
 from __future__ import annotations
 
@@ -6,37 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.nn.attend import attend
 from sfumato.nn.residual import onto
 from sfumato.nn.resnet import GroupNorm
 from sfumato.nn.told import Place, Told
-
-SHORT = 128 * 128
-"""Queries times keys up to which training on a CPU uses the plain formula."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``softmax(q k^T / sqrt(d)) v`` by heads (Vaswani et al. 2017, equation 1).
-
-    ``query`` (B, L, H, d), ``key`` and ``value`` (B, S, H, d); ``mask`` (B, S) or (B, L, S) bool, True where a key
-    counts. Returns (B, L, H d).
-    """
-    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-    if q.requires_grad and q.device.type == "cpu" and q.shape[2] * k.shape[2] <= SHORT:
-        out = _attend_short(q, k, v, where)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=where)
-    rows: Tensor = out.transpose(1, 2).flatten(2)
-    return rows
-
-
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, where: Tensor | None) -> Tensor:
-    """The formula as it stands: for short rows its backward is far quicker on a CPU than the fused kernel's."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if where is not None:
-        scores = scores.masked_fill(~where, float("-inf"))
-    out: Tensor = scores.softmax(-1) @ v
-    return out
 
 
 class RMSNorm(nn.Module):

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nn.attention import RMSNorm, attend
+from sfumato.manner import Manner
+from sfumato.nn.attention import RMSNorm
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.flux import SingleBlock, folded, positions
 from sfumato.nn.joint import EPS, JointBlock, axis_angles, shifted
+from sfumato.nn.told import told_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +84,6 @@ class Modulator(nn.Module):
         return out
 
 
-class Masked:
-    """What blocks are told where some of the text does not count; see sfumato.nn.told.Place, which it stands for."""
-
-    skipped = False
-
-    def __init__(self, mask: Tensor) -> None:
-        """``mask`` (B, S + L) is True where a row of text or picture counts."""
-        self.mask = mask
-
-    def blurred(self, query: Tensor, text: int = 0) -> Tensor:
-        """The same."""
-        return query
-
-    def aligned(self, query: Tensor, key: Tensor, text: int = 0) -> tuple[Tensor, Tensor]:
-        """The same."""
-        return query, key
-
-    def look(self, query: Tensor, key: Tensor, value: Tensor, text: int = 0) -> Tensor:
-        """Attention to what counts."""
-        return attend(query, key, value, self.mask)
-
-
 class Chroma(nn.Module):
     """Joint blocks, then single blocks, over patches of 2 x 2 latents."""
 
@@ -128,11 +108,23 @@ class Chroma(nn.Module):
             self.single_blocks.append(single)
         self.modulation = Pick(singles + 12 * config.double, 2, width)
         self.leave = nn.Linear(width, 4 * config.outer)
+        self.attention_layers = ("double",) * config.double + ("single",) * config.single
 
-    def forward(self, x: Tensor, clock: Tensor, *, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        *,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
         ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where one counts. Sides are even; ValueError otherwise.
+        ``manner``, ``regions`` and ``owner`` are Cond's.
         """
         if any(side % 2 for side in x.shape[-2:]):
             raise ValueError(f"sides {tuple(x.shape[-2:])} must be even")
@@ -141,15 +133,13 @@ class Chroma(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         turn = axis_angles(places.to(x.device), self.config.axes, self.config.theta, wide)
         table = self.steer(clock, x)
-        told = None
-        if mask is not None:
-            told = Masked(torch.cat((mask, mask.new_ones(len(mask), height * width)), dim=1))
+        told, sides, last = told_of(manner, regions, owner, mask), (height, width), len(self.double_blocks)
         h, text = self.enter(folded(x)), self.words(tokens)
-        for block in self.double_blocks:
-            h, text = block(h, text, table, turn, told)
+        for number, block in enumerate(self.double_blocks):
+            h, text = block(h, text, table, turn, None if told is None else told.at(number, sides))
         count = text.shape[1]
         h = torch.cat((text, h), dim=1)
-        for block in self.single_blocks:
-            h = block(h, table, turn, told, count)
+        for number, block in enumerate(self.single_blocks, last):
+            h = block(h, table, turn, None if told is None else told.at(number, sides), count)
         h = self.leave(shifted(h[:, count:], *self.modulation(table).chunk(2, dim=-1)))
         return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), 2)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.manner import Manner
-from sfumato.nn.attention import RMSNorm, attend
+from sfumato.nn.attend import attend
+from sfumato.nn.attention import RMSNorm
 from sfumato.nn.joint import EPS, JointBlock, Steer, axis_angles, gated, shifted, turned
 from sfumato.nn.told import Place, told_of
 

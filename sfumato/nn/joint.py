@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nn.attention import RMSNorm, attend
+from sfumato.nn.attend import attend
+from sfumato.nn.attention import RMSNorm
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.told import Place
 

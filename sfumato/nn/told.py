@@ -14,17 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.manner import FLAT, Manner
+from sfumato.nn.attend import attend
 
 EPS = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """The manner of a call, and the regions of its rows: ``regions`` (B, R, H, W) and ``owner`` (B, S) as in Cond."""
+    """The manner of a call, and the regions of its rows: ``regions`` (B, R, H, W) and ``owner`` (B, S) as in Cond.
+
+    ``counts`` (B, S) is True at the tokens of a text that count, where text and picture are one row; None for all.
+    """
 
     manner: Manner
     regions: Tensor | None = None
     owner: Tensor | None = None
+    counts: Tensor | None = None
 
     def at(self, number: int, sides: tuple[int, int]) -> Place:
         """What the attention layer of this ``number`` is told, over a picture of ``sides`` places."""
@@ -36,11 +41,13 @@ class Told:
         return self.manner.wrap if any(self.manner.wrap) else None
 
 
-def told_of(manner: Manner | None, regions: Tensor | None, owner: Tensor | None) -> Told | None:
+def told_of(
+    manner: Manner | None, regions: Tensor | None, owner: Tensor | None, counts: Tensor | None = None
+) -> Told | None:
     """What a network passes to its layers; None where nothing is other than usual."""
-    if manner is None and regions is None:
+    if manner is None and regions is None and counts is None:
         return None
-    return Told(manner or Manner(), regions, owner)
+    return Told(manner or Manner(), regions, owner, counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +113,18 @@ class Place:
         half, manner = len(query) // 2, self.told.manner
         kept = slice(None) if manner.own else slice(0, text)
         keys, values = (torch.cat((part[:half, kept], part[half:, text:]), dim=1) for part in (key, value))
-        weights = None
+        counts = self._counting(key.shape[1])
+        mask = rest = weights = None
+        if counts is not None:
+            mask = torch.cat((counts[:half, :, kept], counts[half:, :, text:]), dim=2)
+            rest = counts[half:]
         if manner.own and manner.weight != 1:
             weights = keys.new_zeros(1, 1, keys.shape[1])
             weights[..., key.shape[1] :] = math.log(manner.weight) if manner.weight else -math.inf
-        first = attend(query[:half], keys, values, weights)
-        return torch.cat((first, attend(query[half:], key[half:], value[half:])))
+            if mask is not None:
+                weights = torch.where(mask, weights, -math.inf)
+        first = attend(query[:half], keys, values, mask if weights is None else weights)
+        return torch.cat((first, attend(query[half:], key[half:], value[half:], rest)))
 
     def seen(self, mask: Tensor | None) -> Tensor | None:
         """Which of the text's tokens the picture's places see: (B, L, S) bool, or ``mask`` (B, S) without regions.
@@ -129,28 +142,26 @@ class Place:
         rest = torch.ones_like(open_) if mask is None else mask[:, None, :].expand_as(open_)
         return torch.where(open_.any(-1, keepdim=True), open_, rest)
 
+    def _counting(self, length: int) -> Tensor | None:
+        """Which of a joint row's ``length`` tokens and places count, (B, 1, L); None for all."""
+        counts = self.told.counts
+        return None if counts is None else F.pad(counts, (0, length - counts.shape[1]), value=True)[:, None]
+
     def _joint(self, length: int, text: int) -> Tensor | None:
-        """The mask (B, L, L) of text and picture in one row: tokens see those of their own region and its places."""
-        seen, owner = self.seen(None), self.told.owner
-        if seen is None or owner is None:
-            return None
+        """The mask (B, L or 1, L) of text and picture in one row: tokens see those of their own region and its places.
+
+        Of the text only what counts; None for all.
+        """
+        counts, owner = self._counting(length), self.told.owner
+        seen = self.seen(self.told.counts)
+        if self.told.regions is None or seen is None or owner is None:
+            return counts
         mask = seen.new_ones(len(seen), length, length)
         end = text + seen.shape[1]
         mask[:, :text, :text] = owner[:, :, None] == owner[:, None, :]
         mask[:, text:end, :text] = seen
         mask[:, :text, text:end] = seen.transpose(1, 2)
-        return mask
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + m) v`` by heads, (B, L, H, d) to (B, L, H d).
-
-    ``mask`` (B or 1, L or 1, S) is bool, True where a key counts, or added as it is.
-    """
-    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None])
-    rows: Tensor = out.transpose(1, 2).flatten(2)
-    return rows
+        return mask if counts is None else mask & counts
 
 
 def around(layer: Callable[[Tensor], Tensor], x: Tensor, wrap: tuple[bool, bool], stride: int = 1) -> Tensor:

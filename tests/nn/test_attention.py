@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks.diffusers_names import redraw
-from sfumato.nn import attention
-from sfumato.nn.attention import Attention, GatedMLP, RMSNorm, SpatialAttention, attend, grid_angles, turn
+from sfumato.nn import attend as attending
+from sfumato.nn.attend import attend
+from sfumato.nn.attention import Attention, GatedMLP, RMSNorm, SpatialAttention, grid_angles, turn
 
 
 def heads(rows, length, count=3, size=8, seed=0):
@@ -29,14 +30,16 @@ def formula(q, k, v, mask):
     return out.flatten(2)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["", "bool", "numbers"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("short", [0, 10**6])
 def test_attend_is_the_formula(monkeypatch, masked, training, short):
-    monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(attending, "SHORT", short)
     q, k, v = heads(2, 5), heads(2, 7, seed=1), heads(2, 7, seed=2)
     mask = torch.tensor([[1, 1, 0, 1, 0, 0, 0], [1] * 7]).bool() if masked else None
     want = formula(q, k, v, mask)
+    if mask is not None and masked == "numbers":
+        mask = torch.where(mask, 0.0, -math.inf)[:, None].double()
     got = attend(q.requires_grad_(training), k, v, mask)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
@@ -45,7 +48,7 @@ def test_both_paths_have_the_same_gradient(monkeypatch):
     mask = torch.tensor([[1, 1, 0, 1, 0, 0, 0], [1] * 7]).bool()
     found = []
     for short in (0, 10**6):
-        monkeypatch.setattr(attention, "SHORT", short)
+        monkeypatch.setattr(attending, "SHORT", short)
         parts = [heads(2, n, seed=i).requires_grad_() for i, n in enumerate((5, 7, 7))]
         attend(*parts, mask).square().sum().backward()
         found.append([p.grad for p in parts])

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from sfumato.errors import InvalidRequest
 from sfumato.manner import Manner, chosen
 from sfumato.nn.adm import PixelConfig, PixelUNet
+from sfumato.nn.attend import attend
+from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.dit import DiT, DiTConfig
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT, MMDiTConfig
 from sfumato.nn.pack import pack
 from sfumato.nn.sincos import SincosConfig, SincosDiT
-from sfumato.nn.told import Place, Told, attend
+from sfumato.nn.told import Place, Told
 from sfumato.nn.unet import UNet, UNetConfig
 
 F64 = torch.float64
@@ -75,6 +77,12 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
         {"tokens": drawn(2, 5, 12, seed=2), "vector": drawn(2, 6, seed=3)},
         4,
     ),
+    "chroma": (
+        lambda: Chroma(ChromaConfig(double=2, single=2, width=32, heads=2, channels=4, outer=4, tokens=12,
+                                    axes=(4, 6, 6), features=32, hidden=16, layers=1)),
+        {"tokens": drawn(2, 5, 12, seed=2)},
+        4,
+    ),
     "flux": (
         lambda: Flux(FluxConfig(double=2, single=2, width=32, heads=2, channels=4, outer=4, tokens=12, vector=6,
                                 axes=(4, 6, 6))),
@@ -84,6 +92,8 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
 }  # fmt: skip
 """Networks of every kind, conditions for two rows, channels of x."""
 
+JOINT = ("mmdit", "flux", "chroma")
+"""Networks whose text and picture are one row."""
 CLOCK = torch.tensor([300.0, 720.0], dtype=F64)
 
 
@@ -102,7 +112,7 @@ def test_a_manner_that_says_nothing_changes_nothing(case: Any) -> None:
     name, net, x, doors = case
     plain = net(x, CLOCK, **doors)
     told = net(x, CLOCK, **doors, manner=Manner())
-    assert torch.equal(plain, told) if name not in ("mmdit", "flux") else far(told, plain) < 1e-12
+    assert torch.equal(plain, told) if name not in JOINT else far(told, plain) < 1e-12
     assert len(net.attention_layers) >= 3
 
 
@@ -169,13 +179,12 @@ def test_a_reference_that_is_x_itself_is_seen_and_changes_nothing(case: Any) -> 
     place of the picture's own.
     """
     name, net, x, doors = case
-    joint = name in ("mmdit", "flux")
     twice = {k: torch.cat((v, v)) for k, v in doors.items()}
     plain = net(x, CLOCK, **doors)
     both, clock = torch.cat((x, x)), torch.cat((CLOCK, CLOCK))
     for manner in (Manner(share=ALL, own=False), Manner(share=ALL), Manner(share=ALL, weight=0.3)):
         same = far(net(both, clock, **twice, manner=manner)[:2], plain) < 1e-10
-        assert same == (not joint or not manner.own)
+        assert same == (name not in JOINT or not manner.own)
     other = torch.cat((x, drawn(*x.shape, seed=9)))
     off = net(other, clock, **twice, manner=Manner(share=ALL, weight=0.0, align=False))
     assert far(off[:2], plain) < 1e-10
@@ -194,7 +203,7 @@ def test_each_region_sees_its_own_words_alone(case: Any) -> None:
     owner = torch.tensor([[0, 0, 0, 1, 1]] * 2)
     whole = torch.ones(2, 2, 8, 12, dtype=F64)
     assert far(net(x, CLOCK, **doors, regions=whole, owner=torch.zeros_like(owner)), plain) < 1e-12
-    if name != "flux" and name != "mmdit":  # there words see words of their own region alone
+    if name not in JOINT:  # there words see words of their own region alone
         assert far(net(x, CLOCK, **doors, regions=whole, owner=owner), plain) < 1e-12
     first = whole.clone()
     first[:, 1] = 0
@@ -203,6 +212,35 @@ def test_each_region_sees_its_own_words_alone(case: Any) -> None:
     assert far(found, net(x, CLOCK, **fewer)) < 1e-10
     nowhere = torch.zeros_like(whole)
     assert far(net(x, CLOCK, **doors, regions=nowhere, owner=torch.zeros_like(owner)), plain) < 1e-12
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "manner",
+    [
+        Manner(),
+        Manner(identity=ALL),
+        Manner(smooth=ALL, blur=1.0),
+        Manner(share=ALL),
+        Manner(share=ALL, own=False),
+        Manner(share=ALL, weight=0.3, align=True),
+    ],
+    ids=["usual", "identity", "smooth", "shared", "replaced", "weighed"],
+)
+@pytest.mark.parametrize("areas", [False, True])
+def test_tokens_that_do_not_count_might_as_well_not_be_there(manner: Manner, areas: bool) -> None:
+    make, doors, channels = NETS["chroma"]
+    net, x = redrawn(make()), drawn(2, channels, 8, 12, seed=5)
+    whole, fewer = dict(doors), {"tokens": doors["tokens"][:, :3]}
+    if areas:
+        owner = torch.tensor([[0, 0, 1, 1, 0]] * 2)
+        regions = (drawn(2, 2, 8, 12, seed=7) > 0).double()
+        whole |= {"regions": regions, "owner": owner}
+        fewer |= {"regions": regions, "owner": owner[:, :3]}
+    counts = torch.tensor([[True, True, True, False, False]] * 2)
+    found = net(x, CLOCK, **whole, mask=counts, manner=manner)
+    assert far(found, net(x, CLOCK, **fewer, manner=manner)) < 1e-12
+    assert far(found, net(x, CLOCK, **whole, manner=manner)) > 1e-3
 
 
 @torch.inference_mode()
