@@ -149,7 +149,16 @@ def produce(
     if drawing["wildcards"] is not None and drawing["draw"] is None:
         raise InvalidRequest("--wildcards goes with --draw, the seed that draws from the lists")
     if drawing["draw"] is not None:
-        drawn(task, drawing["draw"], drawing["wildcards"])  # what cannot be drawn is told before loading
+        # What cannot be drawn is told before loading.
+        (first, patterns, _), *_ = drawn(task, drawing["draw"], drawing["wildcards"])
+        same = all(getattr(first, name, ()) == getattr(task, name, ()) for name in (*patterns, "prompts"))
+        if same and not quiet:
+            click.echo("note: --draw drew nothing: no prompt has {a|b} or __list__", err=True)
+    for name in ("merged", "partial"):
+        if loading[name] and not (loading["adapters"] or loading["adapters_in"]):
+            raise InvalidRequest(f"--{name} is about adapters: it goes with --adapter or --adapters-in")
+    if getattr(task, "embedded", None) is not None:
+        loading["encoders"] = False
     loaded = api.load(model or "emoji", **loading)
     if showing["preview_by"] is not None:
         loaded.preview_by(showing["preview_by"])

@@ -214,8 +214,20 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert main(["generate", "--like", str(first), *more, "-o", str(tmp_path / "c.png")]) == 2
         assert told in capsys.readouterr().err
-    assert main(["generate", "x", "--adapter", "x.safetensors:abc"]) == 2
-    assert "'abc'" in capsys.readouterr().err
+    for more, told in (
+        (("--adapter", "x.safetensors:abc"), "'abc'"),
+        (("--merged",), "--merged is about adapters: it goes with --adapter or --adapters-in"),
+        (("--partial",), "--partial is about adapters"),
+    ):
+        assert main(["generate", "x", *more, "-o", str(tmp_path / "c.png")]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["generate", "a cat", *size, "--draw", "3", "-o", str(tmp_path / "drawn.png")]) == 0
+    assert "--draw drew nothing" in capsys.readouterr().err
+    assert (
+        main(["generate", "a {cat|dog}", *size, "--draw", "3", "--force", "-o", str(tmp_path / "drawn.png")])
+        == 0
+    )
+    assert "drew nothing" not in capsys.readouterr().err
     assert not (tmp_path / "c.png").exists()
     fields = ["--steps", "2", "--adapter", toy, "--strength", "0.6", "-o", str(tmp_path / "edit.png")]
     assert main(["edit", str(first), "a dog", *fields]) == 0
