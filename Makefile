@@ -93,7 +93,7 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "Installing what the tests need (about 50 packages; the oracles among them are large)"
 	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,train]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps k-diffusion
+	@$(PIP) install --quiet -c constraints.txt --no-deps k-diffusion azula nvidia-physicsnemo
 	@! $(PIP) list --format freeze 2>/dev/null | grep '^torchvision==' || \
 		{ echo "torchvision must not be installed: it replaces PyTorch's CPU build"; exit 1; }
 	@touch $@

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import WeightsError
-from sfumato.families import languages, looks, shapes
+from sfumato.families import adm, languages, looks, shapes
 from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
@@ -178,7 +178,7 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
             eps=told.get("layer_norm_eps", config.eps),
         )
     if isinstance(config, PixelConfig) and told:
-        return _pixels(config, told)
+        return adm.told(config, adm.trained(config, told)) if adm.FLAGS in told else _pixels(config, told)
     if isinstance(config, SincosConfig) and told:
         side = told["sample_size"] // config.patch if "sample_size" in told else config.side
         usual = max(side * config.patch // 64, 1) if config.single else 1
@@ -256,7 +256,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "lumina": languages.lumina,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
-    "pixels": lambda found, layout: shapes.pixels(found),
+    "pixels": lambda found, layout: adm.config(found) if layout == "original" else shapes.pixels(found),
     "vae": shapes.vae,
     "tiny": shapes.tiny,
     "clip": shapes.clip,

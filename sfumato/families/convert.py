@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from sfumato.errors import InvalidRequest, OutputError, WeightsError
-from sfumato.families import settings
+from sfumato.families import pixel_settings, settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.inspect import Report, inspect
 from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
@@ -161,6 +161,8 @@ class _Job:
         parts = {place: self.part(place) for place in self.checkpoint.parts}
         if self.alone:
             ((place, part),) = parts.items()
+            if part.kind in pixel_settings.KINDS and part.layout == "original":
+                return self._pixels(folder, part)
             told = part.source.config or settings.network(
                 part, self.family, bool(getattr(part.config, "projection", 0))
             )
@@ -189,6 +191,15 @@ class _Job:
         notes = self._kept(folder, [name for name in self.source.entries if name not in used])
         self._settings(folder, shown)
         return notes + _unsure(self.family, shown)
+
+    def _pixels(self, folder: Path, part: Part) -> list[str]:
+        """Write the folder of a U-Net on pixels, with how it is sampled, which its own settings do not tell."""
+        unet, scheduler, index = pixel_settings.folder(part)
+        self._component(folder / "unet", part, unet)
+        (folder / "scheduler").mkdir()
+        _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        _write_json(folder / "model_index.json", index)
+        return []
 
     def _own(self, place: str, names: set[str]) -> set[str]:
         """The names in a single file of what is called ``names`` at ``place`` by its usual names."""
@@ -261,6 +272,11 @@ class _Job:
             if part.kind in ("t5", *LANGUAGES, "siglip"):
                 raise WeightsError(
                     "such an encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
+                )
+            if part.kind in pixel_settings.KINDS and part.layout == "diffusers":
+                raise WeightsError(
+                    "U-Nets on pixels are written in diffusers' layout alone: in their authors' files nothing tells "
+                    "the schedule and the heads of one that they did not publish"
                 )
             tensors, used = stream(part, "original", self.dtype)
             left = [name for name in self.source.entries if name not in used]

@@ -47,7 +47,8 @@ class Family:
     ``by_size`` chooses the shift of a rectified flow by the number of patches. ``latent`` is how many channels of
     the denoiser's input are the picture itself; where there are more, something is laid beside it. ``refused`` says
     why text to image cannot be asked at all, empty if it can. ``reference`` is whether it was trained to look at a
-    picture, as more tokens.
+    picture, as more tokens. ``clip`` limits x0 (see Denoiser) where no scheduler's settings are told; ``notes`` say
+    what was taken for granted.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Family:
     variant: str = ""
     words: str = ""
     reference: bool = False
+    clip: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,14 +90,17 @@ def _patches(shapes: Shapes, original: bool) -> Facts:
 
 
 def pixels(shapes: Shapes, original: bool) -> Facts:
-    """diffusers' UNet2DModel's."""
-    label = shapes.get("class_embedding.weight")
+    """diffusers' UNet2DModel's, and those of OpenAI's networks."""
+    label = shapes.get("label_emb.weight" if original else "class_embedding.weight")
+    enter = shapes["input_blocks.0.0.weight" if original else "conv_in.weight"]
+    ends = (".conv.weight", ".1.in_layers.2.weight", ".2.in_layers.2.weight")
+    doubled = sum(key.startswith("output_blocks.") and key.endswith(ends) for key in shapes)
     return {
-        "inputs": shapes["conv_in.weight"][1],
-        "width": shapes["conv_in.weight"][0],
-        "levels": count(shapes, "down_blocks."),
+        "inputs": enter[1],
+        "width": enter[0],
+        "levels": 1 + doubled if original else count(shapes, "down_blocks."),
         "classes": label[0] if label else 0,
-        "learned": shapes["conv_out.weight"][0] == 2 * shapes["conv_in.weight"][1],
+        "learned": shapes["out.2.weight" if original else "conv_out.weight"][0] == 2 * enter[1],
     }
 
 

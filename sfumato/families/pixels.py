@@ -1,6 +1,7 @@
-"""U-Nets on pixels, of a class or of nothing in particular: diffusers' folders of UNet2DModel.
+"""U-Nets on pixels, of a class or of nothing in particular: diffusers' folders of UNet2DModel, and OpenAI's files.
 
-Ho et al. 2020 (DDPM), Dhariwal & Nichol 2021 (ADM). Where each value comes from stands in docs/checkpoints.md.
+Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021, Dhariwal & Nichol 2021 (ADM). Where each value comes from stands in
+docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from sfumato.codec import Pixels
 from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest, WeightsError
-from sfumato.families.checkpoint import Checkpoint
+from sfumato.families import adm
+from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.sincos import check_plain, class_of
 from sfumato.model import Defaults
@@ -44,8 +46,9 @@ def condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 def suited(family: Family, checkpoint: Checkpoint) -> Family:
     """``family`` with the channels of the pixels that a U-Net of UNCONDITIONAL or BY_CLASS makes; others as they are.
 
-    WeightsError for one that works on latents of an autoencoder that is not read here, that reads or answers other
-    things than pixels, or whose pictures' size is told nowhere.
+    OpenAI's files also tell schedule, steps and size by what they are known to be (see families.adm). WeightsError for
+    one that works on latents of an autoencoder that is not read here, that reads or answers other things than pixels,
+    or whose pictures' size is told nowhere.
     """
     part = checkpoint.parts["denoiser"]
     if part.kind != "pixels":
@@ -56,6 +59,11 @@ def suited(family: Family, checkpoint: Checkpoint) -> Family:
             f"{checkpoint.source.path} is a U-Net over latents of the component {names[0]!r}, whose pictures are not "
             "made here: U-Nets over pixels are"
         )
+    if part.layout == "original" and config.inner == 6:
+        raise WeightsError(
+            f"{path} makes a small picture larger: it reads 6 channels, three of which are that picture's, which is "
+            "not followed here; U-Nets that read 3 are"
+        )
     if config.inner not in (1, 3) or config.outer not in (config.inner, 2 * config.inner):
         raise WeightsError(
             f"{path} reads {config.inner} channels and answers {config.outer}: pixels have 1 or 3, and as many or "
@@ -63,7 +71,40 @@ def suited(family: Family, checkpoint: Checkpoint) -> Family:
         )
     if not config.side:
         raise WeightsError(f"the settings of {path} do not tell of which size its pictures are (sample_size)")
-    return replace(family, latent=config.inner)
+    made = replace(family, latent=config.inner)
+    if part.layout != "original":
+        return made
+    adm.check(config, path)
+    return _openai(made, part)
+
+
+def _openai(family: Family, part: Part) -> Family:
+    """``family`` as a network of improved- or guided-diffusion was trained, sampled as its authors do."""
+    config, flags = part.config, part.source.config
+    by = adm.trained(config, flags if adm.FLAGS in flags else None)
+    heads = f"{by.heads} heads" if by.heads else f"heads of {by.head} channels"
+    order = "all queries first" if by.fused == "parts" else "each head's queries, keys and values together"
+    note = (
+        f"of no published size: taken to have {heads}, {order}, pictures of {by.side} pixels and "
+        f"{by.steps} steps on a {'cosine' if by.cosine else 'linear'} schedule; a config.json beside the weights with "
+        "the authors' flags (image_size, num_heads, noise_schedule, ...) overrules it"
+    )
+    learned = config.outer == 2 * config.inner
+    return replace(
+        family,
+        predicts=by.says,
+        schedule=by.schedule,
+        clip=1.0,
+        notes=() if flags or adm.known(config) else (note,),
+        defaults=replace(
+            family.defaults,
+            steps=250,
+            sampler=f"ddpm(variance={'learned' if learned else 'large'})",
+            grid="linspace",
+            width=by.side,
+            height=by.side,
+        ),
+    )
 
 
 def codec_of(parts: Parts) -> Pixels:

@@ -228,7 +228,7 @@ def _outer(denoiser: Part) -> int:
 def _notes(kind: Family, asked: Process) -> list[str]:
     """What was guessed and may be overruled."""
     if kind.name != "sd2" or asked.why in (BY_SETTINGS, "as asked"):
-        return []
+        return [*kind.notes]
     return [f"taken to predict {asked.predicts} ({asked.why}); the option predicts overrules it"]
 
 

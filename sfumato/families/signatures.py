@@ -74,6 +74,7 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
         "diffusers",
         "conv_in.weight mid_block.resnets.0.conv1.weight add_embedding.linear_1.weight",
     ),
+    ("pixels", "original", "input_blocks.0.0.weight middle_block.1.qkv.weight out.2.weight"),
     (
         "pixels",
         "diffusers",

@@ -111,6 +111,7 @@ def process_of(family: Family, checkpoint: Checkpoint, predicts: str | None = No
         schedule=family.schedule,
         clock=family.clock,
         defaults=family.defaults,
+        clip=family.clip,
         schedule_of=by_size() if family.by_size else None,
     )
     if told := checkpoint.configs.get("scheduler", {}):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from sfumato.manner import Manner
 from sfumato.nn.attention import SpatialAttention
 from sfumato.nn.embed import MLP, sinusoid
-from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock, Wrap
+from sfumato.nn.resnet import Double, GroupNormSiLU, Halve, ResBlock, Wrap, grouped
 from sfumato.nn.told import Told, around, told_of
 
 
@@ -25,8 +26,12 @@ class PixelConfig:
     """The numbers that make a PixelUNet; lists go from the finest level to the coarsest.
 
     ``attention`` says which levels have it, ``middle`` whether the middle does, in groups of ``middle_groups``;
-    ``head`` is the width of a head, 0 for a single one. ``halve`` and ``double`` say between which levels sides change
-    in a residual block, not by a convolution. The other values are UNetConfig's. ``side`` is that of the pictures.
+    ``head`` is the width of a head, 0 for a single one, and ``heads`` how many there are where that is the same at all
+    levels. ``halve`` and ``double`` say between which levels sides change in a residual block, not by a convolution.
+    Groups of norms have at least ``least`` channels. The clock is told ``rate`` times itself, by ``sinusoids`` values
+    (0: as many as the first width). ``fused`` says how a file that joins queries, keys and values orders their rows:
+    as "parts", by "heads", or turn by turn ("values"). The other values are UNetConfig's. ``side`` is that of the
+    pictures.
     """
 
     inner: int = 3
@@ -38,14 +43,19 @@ class PixelConfig:
     halve: tuple[bool, ...]
     double: tuple[bool, ...]
     head: int = 8
+    heads: int = 0
     classes: int = 0
     groups: int = 32
+    least: int = 1
     middle_groups: int = 32
     eps: float = 1e-5
     scale_shift: bool = False
     cos_first: bool = True
     shift: float = 0.0
     pad: int = 1
+    rate: float = 1.0
+    sinusoids: int = 0
+    fused: Literal["parts", "heads", "values"] = "parts"
     side: int = 0
 
     @property
@@ -53,15 +63,21 @@ class PixelConfig:
         """How many channels go in."""
         return self.inner
 
+    def heads_of(self, width: int) -> int:
+        """How many heads attention over ``width`` channels has."""
+        return self.heads or (width // self.head if self.head else 1)
+
 
 class Resample(ResBlock):
     """A residual block that halves or doubles the sides between its first norm and its first convolution."""
 
     def __init__(
-        self, width: int, *, double: bool, clock: int, groups: int, eps: float, scale_shift: bool
+        self, width: int, *, double: bool, clock: int, groups: int, least: int, eps: float, scale_shift: bool
     ) -> None:
         """Build a block of ``width`` channels."""
-        super().__init__(width, width, clock=clock, groups=groups, eps=eps, scale_shift=scale_shift)
+        super().__init__(
+            width, width, clock=clock, groups=groups, least=least, eps=eps, scale_shift=scale_shift
+        )
         self.doubles = double
 
     def resized(self, x: Tensor) -> Tensor:
@@ -93,13 +109,15 @@ class PixelUNet(nn.Module):
         super().__init__()
         self.config = config
         widths, first = config.widths, config.widths[0]
-        clock = 4 * first
-        self.clock = MLP(first, clock)
+        self.sinusoids = config.sinusoids or first
+        clock = 4 * self.sinusoids
+        self.clock = MLP(self.sinusoids, clock)
         self.label = nn.Embedding(config.classes, clock) if config.classes else None
         self.enter = nn.Conv2d(config.inner, first, 3, padding=1)
         usual = {
             "clock": clock,
             "groups": config.groups,
+            "least": config.least,
             "eps": config.eps,
             "scale_shift": config.scale_shift,
         }
@@ -107,8 +125,8 @@ class PixelUNet(nn.Module):
         def stage(inner: int, outer: int, looks: bool, groups: int = config.groups) -> nn.ModuleDict:
             made: dict[str, nn.Module] = {"block": ResBlock(inner, outer, **usual)}  # type: ignore[arg-type]
             if looks:
-                heads = outer // config.head if config.head else 1
-                made["look"] = SpatialAttention(outer, heads, groups=groups, eps=config.eps)
+                few = grouped(outer, groups, config.least)
+                made["look"] = SpatialAttention(outer, config.heads_of(outer), groups=few, eps=config.eps)
             return nn.ModuleDict(made)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -133,7 +151,7 @@ class PixelUNet(nn.Module):
             if level:
                 inside = config.double[level - 1]
                 self.up.append(Resample(width, double=True, **usual) if inside else Double(width))  # type: ignore[arg-type]
-        self.norm = GroupNormSiLU(config.groups, width, config.eps)
+        self.norm = GroupNormSiLU(grouped(width, config.groups, config.least), width, config.eps)
         self.leave = nn.Conv2d(width, config.outer, 3, padding=1)
         parts = (("down", [*self.down]), ("middle", [self.middle, self.after]), ("up", [*self.up]))
         self.attention_layers = tuple(
@@ -150,7 +168,9 @@ class PixelUNet(nn.Module):
         """
         config = self.config
         steer = self.clock(
-            sinusoid(clock, config.widths[0], cos_first=config.cos_first, shift=config.shift, like=x)
+            sinusoid(
+                config.rate * clock, self.sinusoids, cos_first=config.cos_first, shift=config.shift, like=x
+            )
         )
         if self.label is not None:
             if label is None:

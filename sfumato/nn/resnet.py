@@ -13,6 +13,11 @@ Wrap = tuple[bool, bool] | None
 """The axes over which convolutions go on from the other edge, where any do."""
 
 
+def grouped(width: int, groups: int, least: int = 1) -> int:
+    """How many groups a norm of ``width`` channels has: ``groups``, or fewer if each is to have ``least`` channels."""
+    return groups if least == 1 else min(groups, width // least)
+
+
 class GroupNorm(nn.GroupNorm):
     """Group norm (Wu & He 2018) by the fused kernel on a CPU."""
 
@@ -34,7 +39,7 @@ class ResBlock(nn.Module):
 
     With ``scale_shift`` the clock scales and shifts the second norm (Nichol & Dhariwal 2021, section 6);
     otherwise it is added after the first convolution. ``clock`` is the width of the clock's embedding, 0 for
-    a block without one.
+    a block without one. Norms are of ``groups`` groups, or of fewer so that each has ``least`` channels.
     """
 
     def __init__(
@@ -44,16 +49,17 @@ class ResBlock(nn.Module):
         *,
         clock: int = 0,
         groups: int = 32,
+        least: int = 1,
         eps: float = 1e-5,
         scale_shift: bool = False,
         dropout: float = 0.0,
     ) -> None:
         """Build a block from ``inner`` to ``outer`` channels."""
         super().__init__()
-        self.norm1 = GroupNormSiLU(groups, inner, eps)
+        self.norm1 = GroupNormSiLU(grouped(inner, groups, least), inner, eps)
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
         self.clock = nn.Linear(clock, outer * (2 if scale_shift else 1)) if clock else None
-        self.norm2 = GroupNormSiLU(groups, outer, eps)
+        self.norm2 = GroupNormSiLU(grouped(outer, groups, least), outer, eps)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
         self.short = nn.Conv2d(inner, outer, 1) if inner != outer else None
         self.scale_shift = scale_shift

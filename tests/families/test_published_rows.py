@@ -39,7 +39,8 @@ def alike(part: Part, table: KeyTable) -> list[tuple[int, int]]:
         assert column is not None
         shapes = sorted((k.removeprefix(ours.names[0]), s) for k, s in state.items() if _of(k, ours.names[0]))
         if shapes:  # rows stand in tables for shortcuts that a block may not have
-            by_shape.setdefault((*shapes, column.shares, column.swap, column.turn), []).append(number)
+            kind = (len(ours.names), column.shares, column.swap, column.turn, column.rounds)
+            by_shape.setdefault((*shapes, *kind), []).append(number)
     pairs = [(a, b) for found in by_shape.values() for a in found for b in found if a < b]
     return random.Random(4).sample(pairs, min(PAIRS, len(pairs)))
 

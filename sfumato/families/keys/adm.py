@@ -1,4 +1,4 @@
-"""Names of the U-Nets on pixels: ours, and those of diffusers' UNet2DModel."""
+"""Names of the U-Nets on pixels: ours, OpenAI's (improved- and guided-diffusion's), and diffusers' UNet2DModel's."""
 
 from __future__ import annotations
 
@@ -8,68 +8,96 @@ from sfumato.nn.adm import PixelConfig
 from sfumato.weights.keys import KeyTable
 
 _BLOCK = (
-    ("norm1", "norm1"),
-    ("conv1", "conv1"),
-    ("clock", "time_emb_proj"),
-    ("norm2", "norm2"),
-    ("conv2", "conv2"),
-    ("short", "conv_shortcut"),
+    ("norm1", "in_layers.0", "norm1"),
+    ("conv1", "in_layers.2", "conv1"),
+    ("clock", "emb_layers.1", "time_emb_proj"),
+    ("norm2", "out_layers.0", "norm2"),
+    ("conv2", "out_layers.3", "conv2"),
+    ("short", "skip_connection", "conv_shortcut"),
 )
-_LOOK = (
-    ("norm", "group_norm"),
-    ("attention.q", "to_q"),
-    ("attention.k", "to_k"),
-    ("attention.v", "to_v"),
-    ("attention.out", "to_out.0"),
-)
+Triple = tuple[str, str, str]
 
 
 def pixel_table(config: PixelConfig) -> KeyTable:
-    """The rows for a PixelUNet of ``config``; there is no other layout here than diffusers'."""
-    return KeyTable.of((ours, "-", theirs) for ours, theirs in _rows(config))
+    """The rows for a PixelUNet of ``config``."""
+    return KeyTable.of(_rows(config))
 
 
-def _rows(config: PixelConfig) -> Iterator[tuple[str, str]]:
-    yield "clock.first", "time_embedding.linear_1"
-    yield "clock.second", "time_embedding.linear_2"
+def _rows(config: PixelConfig) -> Iterator[Triple]:
+    yield "clock.first", "time_embed.0", "time_embedding.linear_1"
+    yield "clock.second", "time_embed.2", "time_embedding.linear_2"
     if config.classes:
-        yield "label", "class_embedding"
-    yield "enter", "conv_in"
+        yield "label", "label_emb", "class_embedding"
+    yield "enter", "input_blocks.0.0", "conv_in"
     levels, at = len(config.widths), 0
-    for level in range(levels):
+    for level, width in enumerate(config.widths):
         their = f"down_blocks.{level}"
         for block in range(config.blocks):
-            yield from _stage(f"down.{at}", their, block, config.attention[level])
+            name = f"input_blocks.{at + 1}"
+            yield from _block(f"down.{at}.block", f"{name}.0", f"{their}.resnets.{block}")
+            if config.attention[level]:
+                yield from _look(config, width, f"down.{at}.look", f"{name}.1", f"{their}.attentions.{block}")
             at += 1
         if level < levels - 1:
-            yield from _resized(f"down.{at}", f"{their}.downsamplers.0", config.halve[level])
+            yield from _resized(
+                f"down.{at}",
+                f"input_blocks.{at + 1}.0",
+                "op",
+                f"{their}.downsamplers.0",
+                config.halve[level],
+            )
             at += 1
-    yield from _stage("middle", "mid_block", 0, config.middle)
-    yield from _stage("after", "mid_block", 1, False)
-    at = 0
+    yield from _block("middle.block", "middle_block.0", "mid_block.resnets.0")
+    if config.middle:
+        yield from _look(config, config.widths[-1], "middle.look", "middle_block.1", "mid_block.attentions.0")
+    yield from _block("after.block", "middle_block.2", "mid_block.resnets.1")
+    yield from _up(config)
+    yield "norm", "out.0", "conv_norm_out"
+    yield "leave", "out.2", "conv_out"
+
+
+def _up(config: PixelConfig) -> Iterator[Triple]:
+    """The way up: OpenAI's last stage of a level also doubles the sides, ours and diffusers' stands by itself."""
+    levels, at, stage = len(config.widths), 0, 0
     for level in reversed(range(levels)):
         their = f"up_blocks.{levels - 1 - level}"
         for block in range(config.blocks + 1):
-            yield from _stage(f"up.{at}", their, block, config.attention[level])
-            at += 1
+            name = f"output_blocks.{stage}"
+            yield from _block(f"up.{at}.block", f"{name}.0", f"{their}.resnets.{block}")
+            if config.attention[level]:
+                look = f"{their}.attentions.{block}"
+                yield from _look(config, config.widths[level], f"up.{at}.look", f"{name}.1", look)
+            at, stage = at + 1, stage + 1
         if level:
-            yield from _resized(f"up.{at}", f"{their}.upsamplers.0", config.double[level - 1])
+            last = f"output_blocks.{stage - 1}.{1 + config.attention[level]}"
+            yield from _resized(f"up.{at}", last, "conv", f"{their}.upsamplers.0", config.double[level - 1])
             at += 1
-    yield "norm", "conv_norm_out"
-    yield "leave", "conv_out"
 
 
-def _stage(ours: str, theirs: str, block: int, looks: bool) -> Iterator[tuple[str, str]]:
-    for mine, its in _BLOCK:
-        yield f"{ours}.block.{mine}", f"{theirs}.resnets.{block}.{its}"
-    if looks:
-        for mine, its in _LOOK:
-            yield f"{ours}.look.{mine}", f"{theirs}.attentions.{block}.{its}"
+def _block(ours: str, original: str, theirs: str, short: bool = True) -> Iterator[Triple]:
+    for mine, its, other in _BLOCK if short else _BLOCK[:-1]:
+        yield f"{ours}.{mine}", f"{original}.{its}", f"{theirs}.{other}"
 
 
-def _resized(ours: str, theirs: str, inside: bool) -> Iterator[tuple[str, str]]:
+def _look(config: PixelConfig, width: int, ours: str, original: str, theirs: str) -> Iterator[Triple]:
+    """Attention over ``width`` channels, whose queries, keys and values are one tensor of OpenAI's."""
+    yield f"{ours}.norm", f"{original}.norm", f"{theirs}.group_norm"
+    yield (
+        f"{ours}.attention.[q,k,v]",
+        f"{original}.qkv{turns(config, width)} : linear->line",
+        f"{theirs}.[to_q,to_k,to_v]",
+    )
+    yield f"{ours}.attention.out", f"{original}.proj_out : linear->line", f"{theirs}.to_out.0"
+
+
+def turns(config: PixelConfig, width: int) -> str:
+    """How queries, keys and values of ``width`` channels take turns in one tensor, as a key table writes it."""
+    rounds = {"parts": 1, "heads": config.heads_of(width), "values": width}[config.fused]
+    return f"/{rounds}" if rounds > 1 else ""
+
+
+def _resized(ours: str, original: str, conv: str, theirs: str, inside: bool) -> Iterator[Triple]:
     if inside:
-        for mine, its in _BLOCK[:-1]:
-            yield f"{ours}.{mine}", f"{theirs}.{its}"
+        yield from _block(ours, original, theirs, short=False)
     else:
-        yield f"{ours}.conv", f"{theirs}.conv"
+        yield f"{ours}.conv", f"{original}.{conv}", f"{theirs}.conv"
