@@ -6,11 +6,12 @@ Light to import, torch and diffusers are not loaded: the latter's classes are re
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
+
+from sfumato.families.ways import WAYS
 
 FOLDERS, BOTH = "diffusers folders", "diffusers folders, files in the authors' layout"
 
@@ -60,7 +61,21 @@ NATIVE = (
         layouts=BOTH,
         source="Black Forest Labs 2025",
     ),
+    Listed(
+        name="sana",
+        title="SANA and SANA 1.5",
+        native=True,
+        layouts=BOTH,
+        source="Xie et al. 2024; Xie et al. 2025",
+    ),
     Listed(name="lumina2", title="Lumina-Image 2", native=True, layouts=BOTH, source="Qin et al. 2025"),
+    Listed(
+        name="z-image",
+        title="Z-Image and Z-Image Turbo",
+        native=True,
+        layouts=BOTH,
+        source="Z-Image Team 2025",
+    ),
     Listed(name="chroma", title="Chroma", native=True, layouts=BOTH, source="Lodestone Rock 2025"),
     Listed(
         name="pixart",
@@ -80,17 +95,10 @@ NATIVE = (
 )
 """The native families."""
 
-TAKEN = (
-    *("self", "sample", "hidden_states", "timestep", "timesteps", "encoder_hidden_states"),
-    *("encoder_attention_mask", "pooled_projections", "class_labels"),
-)
-"""The parameters of a network's forward that can be given; others must have a default."""
-TIMES = {"AuraFlowTransformer2DModel": 0.001, "SD3Transformer2DModel": 1.0}
-"""Denoisers of rectified flows whose way of being called is known, and what they are told of 1000 sigma."""
 NATIVE_CLASSES = (
     *("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel"),
     *("ChromaTransformer2DModel", "UNet2DConditionModel", "UNet2DModel", "Transformer2DModel"),
-    "Lumina2Transformer2DModel",
+    *("Lumina2Transformer2DModel", "ZImageTransformer2DModel", "SanaTransformer2DModel"),
 )
 """diffusers' classes whose networks are native."""
 
@@ -105,16 +113,16 @@ def installed() -> str | None:
 
 @cache
 def wrappable() -> tuple[Listed, ...]:
-    """What the installed diffusers brings: rectified flows that are known, and what predicts on a discrete schedule."""
+    """What the installed diffusers brings of the classes that are known, and what predicts on a discrete schedule."""
     spec = util.find_spec("diffusers") if installed() else None
     if spec is None or spec.origin is None:
         return ()
-    models = Path(spec.origin).parent / "models"
-    found = {name for path in sorted((models / "transformers").glob("*.py")) for name in _denoisers(path)}
-    rows = [
-        (name, name.removesuffix("Transformer2DModel"))
-        for name in sorted(found & TIMES.keys() - {*NATIVE_CLASSES})
-    ]
+    here = _classes(Path(spec.origin).parent)
+    rows = sorted(
+        (way.pipelines[0] if name in NATIVE_CLASSES else name, way.title)
+        for name, way in WAYS.items()
+        if name in here and here.intersection(way.pipelines)
+    )
     rows.append(("*", "other U-Nets and transformers of pictures on a discrete schedule"))
     return tuple(
         Listed(name=name, title=title, native=False, layouts=FOLDERS, source=f"diffusers {installed()}")
@@ -122,22 +130,14 @@ def wrappable() -> tuple[Listed, ...]:
     )
 
 
-def _denoisers(path: Path) -> Iterator[str]:
-    """The classes of transformers for pictures in a module, whose forward needs nothing that is not given."""
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name.endswith("Transformer2DModel"):
-            for own in node.body:
-                if isinstance(own, ast.FunctionDef) and own.name == "forward" and not _needs(own.args):
-                    yield node.name
-
-
-def _needs(arguments: ast.arguments) -> list[str]:
-    """The parameters without a default that are not known how to give."""
-    names = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
-    bare = names[: len(names) - len(arguments.defaults)]
-    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    bare += [one.arg for one, default in pairs if default is None]
-    return [name for name in bare if name not in TAKEN]
+def _classes(root: Path) -> set[str]:
+    """The names that diffusers imports for its users, read from its text."""
+    tree = ast.parse((root / "__init__.py").read_text("utf-8"))
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
 
 
 def families() -> tuple[Listed, ...]:

@@ -10,6 +10,7 @@ from sfumato.errors import InvalidRequest
 from sfumato.guidance.classifier_free import Branches, Combine, combined, extrapolated, never
 from sfumato.guidance.constraints import dynamic_threshold
 from sfumato.guidance.interval import interval
+from sfumato.guidance.kept import kept
 from sfumato.guidance.perturbed import perturbed, steps_from
 from sfumato.guidance.plus import interpolated
 from sfumato.guidance.projected import projected
@@ -92,11 +93,14 @@ def cfg(
     lo: float = 0.0,
     hi: float = 1.0,
     rescale: float = 0.0,
+    keep: int = 0,
+    grow: int = 1,
     threshold: float = 0.0,
     bound: float = 1.0,
 ) -> Denoise:
     """Classifier-free guidance."""
-    combine = rescaled(extrapolated(pair.scale), rescale, pair.prediction)
+    held = kept(extrapolated(pair.scale), keep, bool(grow), pair.prediction)
+    combine = rescaled(held, rescale, pair.prediction)
     return _pressed(pair.by(combine, lo, hi, pair.scale == 1), threshold, bound)
 
 

@@ -29,7 +29,13 @@ OPTIONS: dict[str, Option] = {
         "the largest value that x0 should have, for `threshold`: 1 for pixels", 1e-6, float("inf")
     ),
     "eta": Option("how much of the guidance along the picture is kept; 1 is all", -100, 100),
+    "grow": Option("1, or 0 to leave patches as they are that are shorter than `keep` would have them", 0, 1),
     "hi": Option("guidance up to this noise, sigma / hypot(alpha, sigma)", 0, 1),
+    "keep": Option(
+        "patches of so many places a side keep the length of the prompt's own output; 0 is off (Qwen-Image: 2)",
+        0,
+        16,
+    ),
     "layers": Option(
         "the attention layers that are changed, counted from 0 in the network's order",
         words="all, middle, another part's name (down, up, double ...), a number or a list such as [7, 8, 9]",

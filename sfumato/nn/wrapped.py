@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.nn.wrapped_more import MORE, Call, More
 
 DOORS: dict[str, tuple[str, ...]] = {
     "x": ("sample", "hidden_states"),
     "clock": ("timestep", "timesteps"),
     "tokens": ("encoder_hidden_states",),
-    "mask": ("encoder_attention_mask",),
-    "vector": ("pooled_projections",),
+    "mask": ("encoder_attention_mask", "encoder_hidden_states_mask"),
+    "vector": ("pooled_projections", "pooled_embeds"),
     "label": ("class_labels",),
+    "guidance": ("guidance",),
 }
 """What is told a network, and what diffusers' networks call it."""
 
 
-def called(forward: Callable[..., Any]) -> dict[str, str]:
-    """Of each door, the parameter of ``forward`` that it goes to.
+def called(
+    forward: Callable[..., Any], doors: Mapping[str, str] | None = None, *, more: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """Of each door, the parameter of ``forward`` that it goes to; ``doors`` are those with other names.
 
-    ValueError that names the parameters without a default that no door knows, or that no latent can go in.
+    ``more`` are parameters that are given besides. ValueError that names the parameters without a default that nobody
+    gives, or that no latent can go in.
     """
     parameters = inspect.signature(forward).parameters
     known = {name: door for door, names in DOORS.items() for name in names}
+    known |= {name: door for door, name in (doors or {}).items()}
     found = {known[name]: name for name in parameters if name in known}
     odd = [
         n
         for n, p in parameters.items()
-        if n not in known and p.default is p.empty and p.kind is not p.VAR_KEYWORD
+        if n not in known and n not in more and p.default is p.empty and p.kind is not p.VAR_KEYWORD
     ]
     if odd or not {"x", "clock"} <= found.keys():
         raise ValueError(f"its forward needs {', '.join(odd) or 'no latent'}, which is not known how to give")
@@ -41,23 +49,40 @@ def called(forward: Callable[..., Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class WrappedConfig:
-    """What is asked of a network's config here: the channels that go in and come out."""
+    """What is asked of a network here: the channels of x that go in and come out, and how it is called.
+
+    ``share`` is what it is told of the clock, 0.001 of one that counts 1000 sigma and is told sigma. ``sign``
+    multiplies its output. ``packed`` is 0 where x goes in as maps, else the side
+    of the patches that are its rows. ``more`` names the function that gives what it wants besides (see MORE), ``doors``
+    the parameters with names of their own. ``factor`` is how many pixels a side of a place is.
+    """
 
     channels: int
     outer: int
+    share: float = 1.0
+    sign: float = 1.0
+    packed: int = 0
+    more: str = ""
+    doors: Mapping[str, str] = field(default_factory=dict)
+    factor: int = 8
+
+
+Before = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""From the clock (B,) and the shape of x to the clock that the network is told."""
 
 
 class Wrapped(nn.Module):
-    """A network of diffusers with the doors of ours; ``names`` are the doors that its forward has.
+    """A network of diffusers with the doors of ours; ``names`` are the doors that its forward has."""
 
-    ``share`` is what it is told of the clock: 0.001 of one that counts 1000 sigma and is told sigma.
-    """
-
-    def __init__(self, network: nn.Module, config: WrappedConfig, share: float = 1.0) -> None:
-        """Wrap ``network``; ValueError if its forward cannot be called."""
+    def __init__(self, network: nn.Module, config: WrappedConfig, before: Before | None = None) -> None:
+        """Wrap ``network``; ``before`` is what it is told instead of the clock. ValueError if it cannot be called."""
         super().__init__()
-        self.network, self.config, self.share = network, config, share
-        self.names = called(network.forward)
+        self.network, self.config, self.before = network, config, before
+        given: tuple[str, ...] = ()
+        self.more: More | None = None
+        if config.more:
+            given, self.more = MORE[config.more]
+        self.names = called(network.forward, config.doors, more=given)
 
     def forward(
         self,
@@ -68,25 +93,52 @@ class Wrapped(nn.Module):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,); doors as Cond has them."""
-        told = {"x": x, "tokens": tokens, "mask": mask, "vector": vector, "label": label}
-        given = {
+        config = self.config
+        told = {"tokens": tokens, "mask": mask, "vector": vector, "label": label, "guidance": guidance}
+        given: dict[str, Any] = {
             self.names[door]: value
             for door, value in told.items()
             if value is not None and door in self.names
         }
-        given[self.names["clock"]] = (self.share * clock).to(x.dtype)
+        if self.before is not None:
+            clock = self.before(clock, tuple(x.shape))
+        given[self.names["clock"]] = (config.share * clock).to(x.dtype)
+        given[self.names["x"]] = folded(x, config.packed) if config.packed else x
+        if self.more is not None:
+            height, width = x.shape[-2:]
+            call = Call(x, tokens, mask, vector, self.network.config, config.factor, height, width)
+            given |= self.more(call)
         out: Tensor = self.network(**given, return_dict=False)[0]
-        return out
+        return config.sign * (unfolded(out, x, config.packed) if config.packed else out)
+
+
+def folded(x: Tensor, side: int) -> Tensor:
+    """Patches of ``side`` x ``side`` as rows: (B, C, H, W) -> (B, H W / side^2, side^2 C)."""
+    return F.pixel_unshuffle(x, side).flatten(2).transpose(1, 2)
+
+
+def unfolded(rows: Tensor, like: Tensor, side: int) -> Tensor:
+    """What ``folded`` made rows of, as high and wide as ``like``."""
+    height, width = like.shape[-2:]
+    maps = rows.transpose(1, 2).reshape(len(rows), -1, height // side, width // side)
+    return F.pixel_shuffle(maps, side)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrappedVaeConfig:
-    """The channels of a latent, and how many pixels a side of one is."""
+    """The channels of a latent, and how many pixels a side of one is.
+
+    ``frames`` where pictures are films of one frame; ``patch`` is the side of the patches of latents that are its
+    places.
+    """
 
     latent: int
     factor: int
+    frames: bool = False
+    patch: int = 1
 
 
 class WrappedVae(nn.Module):
@@ -99,12 +151,18 @@ class WrappedVae(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent of ``pixels``; a log-variance of 0 where there is none."""
-        found: Any = self.network.encode(pixels, return_dict=False)[0]  # type: ignore[operator]
-        if isinstance(found, Tensor):
-            return found, torch.zeros_like(found)
-        return found.mean, found.logvar
+        inner = pixels[:, :, None] if self.config.frames else pixels
+        found: Any = self.network.encode(inner, return_dict=False)[0]  # type: ignore[operator]
+        mean, spread = (
+            (found, torch.zeros_like(found)) if isinstance(found, Tensor) else (found.mean, found.logvar)
+        )
+        if self.config.frames:
+            mean, spread = mean[:, :, 0], spread[:, :, 0]
+        return F.pixel_unshuffle(mean, self.config.patch), F.pixel_unshuffle(spread, self.config.patch)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels of ``latent``."""
-        out: Tensor = self.network.decode(latent, return_dict=False)[0]  # type: ignore[operator]
-        return out
+        inner = F.pixel_shuffle(latent, self.config.patch)
+        inner = inner[:, :, None] if self.config.frames else inner
+        out: Tensor = self.network.decode(inner, return_dict=False)[0]  # type: ignore[operator]
+        return out[:, :, 0] if self.config.frames else out

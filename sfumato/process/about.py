@@ -48,6 +48,10 @@ GRID_SOURCES: dict[str, tuple[str, str]] = {
         "Esser et al. 2024, eq. 23; LTX-Video",
         "diffusers `shift`, `use_dynamic_shifting`, `shift_terminal`",
     ),
+    "even": (
+        "released code of Qwen-Image, CogView4 and FLUX.2",
+        "diffusers' pipelines of them, as they ask their scheduler",
+    ),
     "custom": ("", "diffusers `set_timesteps(sigmas=...)`, `(timesteps=...)`"),
 }
 """Of each grid, its source and the peer that the tests hold it against."""

@@ -29,6 +29,7 @@ from sfumato.process.spacing import (
     simple,
     trailing,
 )
+from sfumato.process.spacing_flow import even
 from sfumato.process.spacing_sigma import (
     align_your_steps,
     custom,
@@ -61,6 +62,7 @@ SPACINGS: dict[str, Spacing] = {
     "align_your_steps": align_your_steps,
     "linear_quadratic": linear_quadratic,
     "shifted": shifted,
+    "even": even,
     "custom": custom,
 }
 """The grids by name: ``(schedule, steps, *, options)`` gives the levels at which the network is asked."""

@@ -12,6 +12,7 @@ from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.process.incomplete_beta import beta_cdf, beta_quantile
 from sfumato.process.level import Level
 from sfumato.process.schedule import Flow, Schedule, shift_for
+from sfumato.process.spacing_flow import stretched
 from sfumato.process.spacing_sigma import measured
 from sfumato.process.table import Table
 
@@ -172,17 +173,7 @@ def shifted(
     wanted, top = Flow(shift_for(tokens) if tokens else shift), flow.level(flow.t_max)
     begin = top.sigma / (top.sigma + wanted.shift * top.alpha)  # the time that this shift takes to the top
     levels = [top, *(wanted.level(begin * (1 - i / steps)) for i in range(1, steps))]
-    if not terminal:
-        return levels
-    if not flow.level(flow.t_min).sigma <= terminal < 1:
-        raise InvalidRequest(
-            f"terminal = {terminal:g} is outside what is allowed: "
-            f"{flow.level(flow.t_min).sigma:g} and above, below 1"
-        )
-    if steps == 1 or flow.t_max < 1:
-        raise InvalidRequest("a terminal time needs two steps or more, and a schedule that begins at time 1")
-    factor = (1 - terminal) / levels[-1].alpha
-    return [Level(1 - factor * at.alpha, factor * at.alpha, 1 - factor * at.alpha) for at in levels]
+    return stretched(levels, flow, terminal)
 
 
 def linear_quadratic(
