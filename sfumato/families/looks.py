@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sfumato.condition import Cond, Prompt
+from sfumato.errors import InvalidRequest
+from sfumato.families.reads import READS
 from sfumato.families.shapes import Shapes, count
+from sfumato.nn.flux import FluxConfig
 from sfumato.nn.look import Redux, ReduxConfig, Siglip, SiglipConfig
+
+if TYPE_CHECKING:
+    from sfumato.families.checkpoint import Part
 
 
 def siglip(shapes: Shapes, layout: str) -> SiglipConfig:
@@ -90,6 +97,54 @@ def prepared(pixels: NDArray[np.uint8], side: int) -> Tensor:
     small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     values = (np.asarray(small).astype(np.float64) * (1 / 255)).astype(np.float32)
     return torch.from_numpy((values.transpose(2, 0, 1) - np.float32(0.5)) / np.float32(0.5))[None]
+
+
+LOOKERS = ("looker", "redux")
+"""The places of networks that make tokens of pictures."""
+
+READ_BY = {"flux": LOOKERS}
+"""By the kind of denoisers that were trained to see pictures in a prompt, the parts that they need."""
+
+
+def looks_of(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """The parts that make pictures tokens of the prompts of the denoiser among ``parts``; none where it reads none."""
+    return READ_BY.get(parts["denoiser"].kind, ())
+
+
+def pictured(parts: Mapping[str, Part]) -> bool:
+    """Whether pictures can be part of a prompt."""
+    wanted = looks_of(parts)
+    return bool(wanted) and all(place in parts for place in wanted)
+
+
+def wordless(config: FluxConfig, nets: Mapping[str, Any], rows: int) -> Cond:
+    """The condition of prompts without words where no text encoder is: zeros, as many tokens as T5 would have made."""
+    like = nets["redux"].up.weight
+    length = READS["flux" if config.guidance else "flux-schnell"].t5
+    return Cond(
+        tokens=like.new_zeros(rows, length, config.tokens), vector=like.new_zeros(rows, config.vector)
+    )
+
+
+def seen(cond: Cond, prompts: Sequence[Prompt], nets: Mapping[str, Any]) -> Cond:
+    """``cond`` of ``prompts`` with the tokens of their pictures behind those of their texts.
+
+    Each is multiplied by its strength (docs/conventions.md#prompts). InvalidRequest for prompts of which some
+    have more pictures than others, since rows of a condition are equally long.
+    """
+    counts = {len(prompt.looks) for prompt in prompts}
+    if counts <= {0} or cond.tokens is None:
+        return cond
+    if len(counts) > 1:
+        raise InvalidRequest("prompts of one call must have equally many pictures: embed each by itself")
+    rows = []
+    for prompt in prompts:
+        made = [
+            look.strength * tokens_of(look.pixels, nets["looker"], nets["redux"]) for look in prompt.looks
+        ]
+        rows.append(torch.cat(made, dim=1))
+    more = torch.cat(rows).to(cond.tokens)
+    return replace(cond, tokens=torch.cat((cond.tokens, more), dim=1))
 
 
 def tokens_of(pixels: NDArray[np.uint8], looker: Siglip, embedder: Redux) -> Tensor:

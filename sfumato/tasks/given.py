@@ -68,7 +68,11 @@ def _hash(values: NDArray[Any]) -> str:
 
 
 def _picture(value: Any, info: ValidationInfo) -> Raster:
-    name = info.field_name
+    return raster(value, info.field_name)
+
+
+def raster(value: Any, name: str | None) -> Raster:
+    """The picture that ``value`` is, an array or one of ours; ValueError tells ``name`` and what is wrong with it."""
     if type(value) is Raster:
         return value
     pixels = getattr(value, "pixels", value)  # a finished picture of ours
@@ -121,26 +125,27 @@ def _told(value: Raster | None) -> str | None:
 
 
 _SHOWN = {"type": "string", "contentEncoding": "base64"}
-_PNG: dict[str, Any] = {**_SHOWN, "contentMediaType": "image/png"}
+PNG: dict[str, Any] = {**_SHOWN, "contentMediaType": "image/png"}
+"""A picture in the schema of a task."""
 
-Picture = Annotated[Raster, PlainValidator(_picture), PlainSerializer(_told), WithJsonSchema(_PNG)]
+Picture = Annotated[Raster, PlainValidator(_picture), PlainSerializer(_told), WithJsonSchema(PNG)]
 """A field that is a picture."""
 
 MaybePicture = Annotated[
     Raster | None,
     PlainValidator(_maybe_picture),
     PlainSerializer(_told),
-    WithJsonSchema({"anyOf": [_PNG, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [PNG, {"type": "null"}]}),
 ]
 """A field that is a picture or None."""
 
-Mask = Annotated[Area, PlainValidator(_mask), PlainSerializer(_told), WithJsonSchema(_PNG)]
+Mask = Annotated[Area, PlainValidator(_mask), PlainSerializer(_told), WithJsonSchema(PNG)]
 """A field that is a mask."""
 
 MaybeMask = Annotated[
     Area | None,
     PlainValidator(_maybe_mask),
     PlainSerializer(_told),
-    WithJsonSchema({"anyOf": [_PNG, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [PNG, {"type": "null"}]}),
 ]
 """A field that is a mask or None."""

@@ -13,6 +13,7 @@ from sfumato.tasks.image2image import Image2Image
 from sfumato.tasks.inpaint import Inpaint
 from sfumato.tasks.instruct import Instruct
 from sfumato.tasks.interpolate import Interpolate
+from sfumato.tasks.looked import read_looks
 from sfumato.tasks.outpaint import Outpaint
 from sfumato.tasks.resample import Resample
 from sfumato.tasks.restore import Restore
@@ -70,4 +71,7 @@ def request(name: str, **fields: Any) -> tuple[Any, tuple[str, ...]]:
     for key, kind in kinds.items():
         if kind is Area and "image" in read:
             fields[key] = read_mask(fields[key], read["image"].size, picture=read["image"])
+    if fields.get("look") is not None:
+        fields["look"], told = read_looks(fields["look"])
+        notes += told
     return make(task, **fields), tuple(notes)
