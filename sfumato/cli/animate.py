@@ -23,6 +23,7 @@ from sfumato.cli.making import (
     targets,
 )
 from sfumato.cli.options import given, options_of
+from sfumato.cli.sections import Sectioned
 from sfumato.picture.moving import check_moving
 from sfumato.picture.png import read_recipe
 from sfumato.tasks.animate import Animate
@@ -96,6 +97,6 @@ run.__doc__ = "\n\n".join(
 
 _frames = click.option("--frames", is_flag=True, help="write every frame as a numbered PNG too")
 _prompts = click.argument("prompts", nargs=-1, required=True)
-command = click.command("animate")(
+command = click.command("animate", cls=Sectioned)(
     _prompts(output_options(_frames(model_options(options_of(Animate, skip=("prompts",))(run)))))
 )

@@ -10,6 +10,7 @@ import click
 
 from sfumato.cli.making import LOADING, model_options, taken
 from sfumato.cli.options import given, options_of
+from sfumato.cli.sections import Sectioned
 from sfumato.errors import InvalidRequest
 from sfumato.tasks.image2image import Image2Image
 
@@ -17,7 +18,7 @@ DRAWING = ("draw", "wildcards")
 OWN = ("image", "prompt", "seed", "count", "pick")
 
 
-@click.command("augment")
+@click.command("augment", cls=Sectioned)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="the folder to write")
 @click.option("--times", type=int, default=4, show_default=True, help="how many new pictures of each")

@@ -162,7 +162,7 @@ def produce(
     loaded = api.load(model or "emoji", **loading)
     if showing["preview_by"] is not None:
         loaded.preview_by(showing["preview_by"])
-    total = task.evaluations(loaded.model.defaults)
+    total = task.evaluations(loaded.model)
     with Bar(total, preview=showing["preview"], beside=beside, quiet=quiet) as bar:
         if drawing["draw"] is not None:
             return loaded.draw(task, drawing["draw"], drawing["wildcards"], bar.update)

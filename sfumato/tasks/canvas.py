@@ -65,6 +65,11 @@ def latent_shape(model: Model, width: int, height: int) -> tuple[int, ...]:
     return channels, height * rows // defaults.most, width * columns // defaults.most
 
 
+def window_shape(model: Model, width: int, height: int) -> tuple[int, ...]:
+    """The shape of the latents that the model walks at once, of a picture of this size."""
+    return latent_shape(model, *(min(side, model.defaults.most) for side in (width, height)))
+
+
 def sized(pixels: NDArray[np.uint8], size: str | None) -> NDArray[np.uint8]:
     """``pixels`` in another size: ``"128"`` is the longer side, ``"128x96"`` cuts off what does not fit.
 

@@ -56,14 +56,15 @@ class Filling(Sampling):
         "with models trained to fill",
     )
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for."""
-        once = Sampling.evaluations(self, defaults)
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        once = Sampling.evaluations(self, model)
         if not once:
             return once
-        steps = once // (sampler(self.resolved(defaults)["sampler"]).evaluations or 1)
-        times = defaults.repeat if self.repeat is None else self.repeat
-        return once // steps * ((steps - 1) * times + 1)
+        each = (sampler(self.resolved(model.defaults)["sampler"]).evaluations or 1) * self.windows(model)
+        steps = once // each
+        times = model.defaults.repeat if self.repeat is None else self.repeat
+        return each * ((steps - 1) * times + 1)
 
 
 async def fill(

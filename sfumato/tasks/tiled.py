@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,12 @@ def tiled(denoise: Branches, window: tuple[int, ...], overlap: float = 0.5) -> B
         return tuple(_blended(at, x, [f[k] for f in found], places, weight) for k in range(len(conds)))
 
     return whole
+
+
+def windows(shape: tuple[int, ...], window: tuple[int, ...], overlap: float = 0.5) -> int:
+    """How many windows (C, h, w) ``tiled`` walks of latents of a ``shape``."""
+    sides = zip(shape[-2:], window[-2:], strict=True)
+    return math.prod(len(starts(side, min(one, side), overlap)) for side, one in sides)
 
 
 def _cut(cond: Cond, x: Tensor, place: tuple[slice, slice]) -> Cond:

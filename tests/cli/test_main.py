@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from sfumato.cli.generate import file_name, targets
-from sfumato.cli.main import COMMANDS, main
+from sfumato.cli.main import COMMANDS, cli, main
 from sfumato.errors import InvalidRequest
 from sfumato.picture.png import read_recipe
 
@@ -28,6 +30,22 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     code, out, _ = told(capsys, name, "--help")
     assert code == 0
     assert "Usage: sfumato " + name in out
+
+
+@pytest.mark.parametrize("name", ["generate", "edit", "animate"])
+def test_help_has_every_option_once_in_its_section(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = [
+        param for param in command.get_params(click.Context(command)) if isinstance(param, click.Option)
+    ]
+    begins = re.findall(r"^  (?:-\w, )?(--[\w-]+)", shown, re.MULTILINE)
+    assert sorted(begins) == sorted(max(option.opts, key=len) for option in options)
+    heads = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    again = ["Made again:"] if name == "generate" else []
+    assert heads == ["Options:", "Prompt:", "Sampling:", "Adapters:", "Model:", *again, "Output:"]
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

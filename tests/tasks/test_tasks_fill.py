@@ -181,4 +181,4 @@ def test_the_evaluations_that_are_told_are_those_that_are_asked(fields: dict) ->
     model = toy()
     run(task(model), lambda ask, reply: asked.append(ask) if ask.verb == "denoise" else None)
     # The last step of a sampler of two evaluations takes one.
-    assert task.evaluations(model.defaults) - len(asked) == (1 if "sampler" in fields else 0)
+    assert task.evaluations(model) - len(asked) == (1 if "sampler" in fields else 0)
