@@ -36,6 +36,8 @@ def load(
     tokens: str | os.PathLike[str] | None = None,
     parts: Sequence[str | os.PathLike[str]] = (),
     packed: bool = False,
+    encoders: bool = True,
+    draws: bool = True,
     variant: str | None = None,
     allow_pickle: bool = False,
     download: bool = False,
@@ -57,6 +59,9 @@ def load(
     the default, which is many times faster there. ``family`` and ``predicts`` overrule what the checkpoint's keys
     say, ``tokens`` is T5's vocabulary where the checkpoint brings none, ``variant`` chooses among a folder's files
     ("fp16"). Files with pickles are opened with ``allow_pickle`` alone.
+
+    Without ``encoders`` the text encoders are neither needed nor loaded, and requests bring what encoders made of their
+    prompts (``embedded``); unless it ``draws``, only they are loaded, which is enough to write that (Loaded.embed).
 
     ``adapters`` act from the start, each a file with its strength, ``"ink.safetensors:0.8"``; prompts name others,
     which lie in the folder ``adapters_in``, and learned words, in ``embeddings_in``. ``merged`` puts adapters into the
@@ -113,10 +118,20 @@ def load(
     words = None if tokens is None else T5Tokens.load(Path(tokens))
     path, more = resolve(name, download=download), [Path(part) for part in parts]
     if is_for(path):
+        if not (encoders and draws):
+            raise InvalidRequest(
+                f"{path} is of a family that is not native and comes through diffusers: it reads prompts by its own "
+                "encoders and takes no embedded ones"
+            )
         if family or predicts or tokens or parts or packed:
             raise InvalidRequest(
                 f"{path} is of a family that is not native and comes through diffusers: family, predicts, tokens, "
                 "parts and packed are for native ones"
+            )
+        if allow_pickle:
+            raise InvalidRequest(
+                f"{path} is of a family that is not native and comes through diffusers, which would open pickles in this "
+                "very process: leave allow_pickle out; its weights must be safetensors"
             )
         model = load_wrapped(path, dtype=chosen, device=place, variant=variant)
     else:
@@ -129,8 +144,14 @@ def load(
                 predicts=predicts,
                 tokens=words,
                 packed=packed,
+                encoders=encoders,
+                draws=draws,
             )
     if refiner is not None:
+        if not (encoders and draws):
+            raise InvalidRequest(
+                "a refiner reads prompts by encoders of its own: embedded prompts are for one model, leave one out"
+            )
         options = {"dtype": dtype, "device": device, "variant": variant, "allow_pickle": allow_pickle}
         later = load(refiner, download=download, **options).model  # type: ignore[arg-type]
         model = handed(model, later, 0.8 if handover is None else handover)
@@ -168,6 +189,8 @@ def remake(
     exactly, bare = again(recipe, given, path)
     task = remaking.task_of(bare, path, parents, request)
     remaking.check_model(recipe, path, model, MODELS)
+    if remaking.is_embedded(recipe):
+        told["encoders"] = False
     loaded = load(model or recipe.model, **{"dtype": recipe.versions.get("dtype"), **told})
     remaking.check_weights(recipe, path, loaded.model)
     rows = remaking.rows_of(recipe)

@@ -26,6 +26,10 @@ COMMANDS = {
     "compose": ("sfumato.cli.tasks:compose", "Make a picture of several sentences, each for an area."),
     "data": ("sfumato.cli.data:app", "Look at data sets, check them, build the default one."),
     "edit": ("sfumato.cli.tasks:edit", "Change a picture by a sentence."),
+    "embed": (
+        "sfumato.cli.embed:command",
+        "Write what text encoders make of prompts, to be used without them.",
+    ),
     "evaluate": ("sfumato.cli.evaluate:app", "Score pictures, and test blind what they show."),
     "families": ("sfumato.cli.families:families", "List the families of checkpoints that load."),
     "generate": ("sfumato.cli.generate:command", "Make pictures from a sentence."),

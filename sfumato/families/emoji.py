@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from sfumato.codec import Latent
-from sfumato.condition import Cond, Prompt, texts
+from sfumato.condition import Cond, Prompt, ready_or, texts
 from sfumato.denoiser import Denoiser
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.table import ASSETS, model_hash, read_manifest
-from sfumato.model import Conditioner, Defaults, Model, Seams
+from sfumato.model import Conditioner, Defaults, Model, Seams, Texts
 from sfumato.nn.autoencoder import Autoencoder, AutoencoderConfig
 from sfumato.nn.pack import pack
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Flow
-from sfumato.text.encoder import Encoded, TextEncoder
+from sfumato.text.encoder import WEIGHTS_FILE, Encoded, TextEncoder
 from sfumato.text.prompt.dialects import parse, parts_at
 from sfumato.text.prompt.parts import bare
 from sfumato.weights.keys import KeyTable
@@ -84,14 +84,15 @@ def conditioner(text: TextEncoder) -> Conditioner:
             F.normalize(shares[0] * rows[0].pooled + vector, dim=-1),
         )
 
-    def condition(prompts: Sequence[str | Prompt]) -> Cond:
-        plain = all(isinstance(p, str) or p.plain for p in prompts)
-        rows = [row(Prompt(text=p) if isinstance(p, str) else p) for p in prompts] if not plain else []
+    def condition(prompts: Sequence[Prompt]) -> Cond:
+        plain = all(p.plain for p in prompts)
+        rows = [row(p) for p in prompts] if not plain else []
         states = text.encode(texts(prompts)) if plain else Encoded(*map(torch.cat, zip(*rows, strict=True)))
         vector = states.pooled * math.sqrt(states.pooled.shape[-1])
         return Cond(tokens=states.tokens, mask=states.mask, vector=vector)
 
-    return condition
+    told = ready_or(condition, masked=True)
+    return lambda prompts: told([Prompt(text=p) if isinstance(p, str) else p for p in prompts])
 
 
 def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
@@ -156,6 +157,14 @@ def load(folder: Path = ASSETS, *, dtype: torch.dtype = torch.float32) -> Model:
         defaults=DEFAULTS,
         notes=notes,
         seams=Seams(networks=networks, use=use, copied=True),
+        texts=Texts(
+            families=("emoji",),
+            tokens=NETWORK.tokens,
+            vector=NETWORK.vector,
+            masked=True,
+            encode=conditioner(text),
+            encoders=lambda: {"text": hashes[WEIGHTS_FILE]},
+        ),
     )
 
 

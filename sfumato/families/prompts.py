@@ -12,7 +12,6 @@ from torch import Tensor
 from sfumato.condition import Cond, Prompt, join
 from sfumato.errors import InvalidRequest
 from sfumato.nn.clip import ClipText
-from sfumato.nn.embed import sinusoid
 from sfumato.nn.t5 import T5Encoder
 from sfumato.text.prompt.chunks import Vocabulary, clip_vocabulary, empty_row
 from sfumato.text.prompt.dialects import parse, parts_at

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from sfumato.condition import Cond, Prompt
 from sfumato.families import prompts as rules
 from sfumato.families.family import Family, Kit, Parts, unet_of
 from sfumato.families.prompts import Clip
 from sfumato.model import Defaults
+from sfumato.nn.embed import sinusoid
 from sfumato.process.table import scaled_linear
 
 
@@ -69,31 +72,41 @@ def sd2_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
 
 def sdxl_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
-    """Both encoders' penultimate states, pooled text and sizes; zeros for a negative prompt that was left out."""
+    """Both encoders' penultimate states and pooled text; zeros for a negative prompt that was left out."""
     small = Clip(kit.nets["text"], skip=1, normed=False, learned=kit.learned)
     big = second_clip(kit)
 
-    def one(prompt: Prompt) -> Cond:
-        sides = (float(prompt.height), float(prompt.width))
-        sizes = (*sides, 0.0, 0.0, *sides)
-        return rules.sdxl(small, big, prompt, sizes, _features(kit, 6), kit.zeros and prompt.absent)
+    return rules.one_by_one(
+        lambda prompt: rules.sdxl(small, big, prompt, kit.zeros and prompt.absent), prompts
+    )
 
-    return rules.one_by_one(one, prompts)
+
+def sdxl_request(kit: Kit, prompts: Sequence[Prompt], cond: Cond) -> Cond:
+    """The same with the picture's size, no crop, and the size once more."""
+
+    def numbers(prompt: Prompt) -> tuple[float, ...]:
+        sides = (float(prompt.height), float(prompt.width))
+        return (*sides, 0.0, 0.0, *sides)
+
+    return _measured(kit, cond, [numbers(prompt) for prompt in prompts])
 
 
 def refiner_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
-    """The larger encoder's penultimate states, pooled text, sizes, and 6 for beauty, 2.5 in the negative prompt.
+    """The larger encoder's penultimate states and pooled text.
 
     Its authors had the empty text for a negative prompt that was left out, not zeros.
     """
     big = second_clip(kit)
+    return rules.one_by_one(lambda prompt: rules.sdxl(None, big, prompt), prompts)
 
-    def one(prompt: Prompt) -> Cond:
-        score = 2.5 if prompt.negative else 6.0
-        sizes = (float(prompt.height), float(prompt.width), 0.0, 0.0, score)
-        return rules.sdxl(None, big, prompt, sizes, _features(kit, 5))
 
-    return rules.one_by_one(one, prompts)
+def refiner_request(kit: Kit, prompts: Sequence[Prompt], cond: Cond) -> Cond:
+    """The same with the picture's size, no crop, and 6 for beauty, 2.5 in the negative prompt."""
+
+    def numbers(prompt: Prompt) -> tuple[float, ...]:
+        return (float(prompt.height), float(prompt.width), 0.0, 0.0, 2.5 if prompt.negative else 6.0)
+
+    return _measured(kit, cond, [numbers(prompt) for prompt in prompts])
 
 
 def clip_dropped(kit: Kit, prompt: Prompt) -> list[str]:
@@ -108,11 +121,15 @@ def second_clip(kit: Kit) -> Clip:
     )
 
 
-def _features(kit: Kit, count: int) -> int:
-    """How many sinusoids each of ``count`` numbers becomes: what is left of the vector beside the pooled text."""
-    net = unet_of(kit.parts)
+def _measured(kit: Kit, cond: Cond, rows: Sequence[tuple[float, ...]]) -> Cond:
+    """``cond`` with the numbers of each row as sinusoids, which take what is left of the vector beside pooled text."""
+    net, pooled = unet_of(kit.parts), cond.vector
     assert net is not None
-    return (net.vector - int(kit.nets["text_2"].config.projection)) // count
+    assert pooled is not None
+    features = (net.vector - pooled.shape[-1]) // len(rows[0])
+    numbers = torch.tensor(rows, dtype=torch.float64).to(pooled.device)
+    told = sinusoid(numbers.flatten(), features, like=pooled).view(len(rows), -1)
+    return replace(cond, vector=torch.cat((pooled, told), dim=-1))
 
 
 _LEADING = Defaults(
@@ -183,6 +200,8 @@ REFINER = Family(
     scale=0.13025,
     defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
     condition=refiner_condition,
+    request=refiner_request,
+    numbers=5,
     dropped=clip_dropped,
     refused="this model is the refiner of Stable Diffusion XL: it goes on with the last, least noisy steps of a "
     "picture that the base model began (the task 'image2image'); it was not trained to begin one, as text2image does",
@@ -198,6 +217,8 @@ SDXL = Family(
     scale=0.13025,
     defaults=replace(_LEADING, guidance=5.0, width=1024, height=1024),
     condition=sdxl_condition,
+    request=sdxl_request,
+    numbers=6,
     dropped=clip_dropped,
     quick=("text",),
 )

@@ -11,12 +11,13 @@ from pydantic.dataclasses import dataclass
 
 from sfumato.ask import gather
 from sfumato.errors import InvalidRequest
+from sfumato.tasks.embedded import DESCRIPTION, MaybeEmbedded
 from sfumato.tasks.interpolate import Interpolate
 from sfumato.tasks.sampling import CONFIG, Seed, Sized, Text, again
 from sfumato.tasks.task import Result
 from sfumato.text.prompt.dialects import dialect, parse
 
-OWN = ("prompts", "seeds", "seed", "count", "loop", "fps", "once", "pick")
+OWN = ("prompts", "seeds", "seed", "count", "loop", "fps", "once", "pick", "parents", "look", "embedded")
 """The fields that mean another thing to the rows between two keys, or nothing."""
 
 
@@ -42,6 +43,7 @@ class Animate(Sized):
     clip_skip: Annotated[int, Ge(0), Le(30)] = Field(
         default=0, description="how many more blocks CLIP encoders leave out at their end"
     )
+    embedded: MaybeEmbedded = Field(default=None, description=DESCRIPTION)
     count: Annotated[int, Ge(2), Le(1000)] = Field(default=24, description="how many frames")
     loop: bool = Field(default=False, description="go on from the last key to the first")
     fps: Annotated[float, Ge(0.1), Le(50)] = Field(default=12.0, description="frames a second, in the file")
@@ -63,6 +65,23 @@ class Animate(Sized):
 
     async def __call__(self, model: Any) -> Any:
         """Walk the rows between the keys side by side."""
+        if self.pick is not None and self.pick > self.count:
+            raise InvalidRequest(
+                f"pick = {self.pick} is more than count = {self.count}: there is no such frame"
+            )
+        rows = self._rows(model.defaults)
+        results: list[Result] = await gather([row(model) for row, _ in rows])
+        kept = [r.pixels[k] for r, (_, frames) in zip(results, rows, strict=True) for k in frames]
+        chosen = self.resolved(model.defaults)
+        wanted = range(self.count) if self.pick is None else [self.pick - 1]
+        return Result(
+            pixels=tuple(kept),
+            arguments=tuple(again(self, chosen, frame, False) for frame in wanted),
+            notes=tuple(dict.fromkeys(note for r in results for note in r.notes)),
+        )
+
+    def _rows(self, defaults: Any) -> list[tuple[Interpolate, list[int]]]:
+        """The rows between the keys, and which of their pictures are frames; InvalidRequest if there are too few."""
         keys = list(zip(self.prompts, self.seeds or [self.seed] * len(self.prompts), strict=True))
         keys += keys[:1] if self.loop else []
         places = self.places(len(keys))
@@ -77,14 +96,10 @@ class Animate(Sized):
                     f"key {number} and the next are the same prompt and seed, so that nothing would move: "
                     f"change one, or leave it out"
                 )
-        chosen = self.resolved(model.defaults)
+        chosen = self.resolved(defaults)
         shared = {name: value for name, value in chosen.items() if name not in OWN}
-        if self.pick is not None and self.pick > self.count:
-            raise InvalidRequest(
-                f"pick = {self.pick} is more than count = {self.count}: there is no such frame"
-            )
         wanted = range(self.count) if self.pick is None else [self.pick - 1]
-        rows, frames = [], []
+        rows = []
         for part, (begin, end) in enumerate(pairwise(places)):
             mine = [frame for frame in wanted if begin <= frame < end or frame == end == self.count - 1]
             if not mine:
@@ -96,24 +111,20 @@ class Animate(Sized):
                 seed=seed,
                 seed_to=seed_to,
                 count=end - begin + 1,
+                embedded=self.embedded,
+                look=self.look,
                 pick=None if self.pick is None else mine[0] - begin + 1,
                 **shared,
             )
-            rows.append(row(model))
-            frames.append([frame - begin if self.pick is None else 0 for frame in mine])
-        results: list[Result] = await gather(rows)
-        kept = [r.pixels[k] for r, ks in zip(results, frames, strict=True) for k in ks]
-        return Result(
-            pixels=tuple(kept),
-            arguments=tuple(again(self, chosen, frame, False) for frame in wanted),
-            notes=tuple(dict.fromkeys(note for r in results for note in r.notes)),
-        )
+            rows.append((row, [frame - begin if self.pick is None else 0 for frame in mine]))
+        return rows
 
     def places(self, keys: int) -> list[int]:
         """The frames at which ``keys`` keys stand; the last of a loop is the frame after the last."""
         last = self.count - (not self.loop)
         return [round(k * last / (keys - 1)) for k in range(keys)]
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for; None, since that depends on the model's prompts."""
-        return None
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        told = [row.evaluations(model) for row, _ in self._rows(model.defaults)]
+        return None if None in told else sum(one or 0 for one in told)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MaxLen
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from sfumato.errors import InvalidRequest
+from sfumato.tasks.embedded import DESCRIPTION, MaybeEmbedded, check_there, filled
 from sfumato.text.prompt.dialects import dialect, parse
 from sfumato.text.prompt.lists import Folder
 from sfumato.text.prompt.wildcards import draw, no_lists
@@ -45,6 +47,15 @@ class Worded:
     negative_3: Text | None = Field(
         default=None, description="what the T5 encoder reads as the negative prompt"
     )
+    embedded: MaybeEmbedded = Field(default=None, description=DESCRIPTION)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, values: Any) -> Any:
+        """Without a prompt, that of the file of embedded ones."""
+        if isinstance(values, ArgsKwargs) and values.kwargs and values.kwargs.get("embedded") is not None:
+            return ArgsKwargs(values.args, filled(dict(values.kwargs)))
+        return values
 
     def __post_init__(self) -> None:
         """Read all sentences once, so that what cannot be read is told before anything is loaded."""
@@ -55,6 +66,7 @@ class Worded:
         for name in ("negative", "negative_2", "negative_3"):
             if text := getattr(self, name, None):
                 parse(text, self.dialect, compose=False)
+        check_there(self)
 
     def apart(self, name: str) -> dict[str, str]:
         """The texts of ``name`` ("prompt", "negative") that other encoders read, by encoder."""

@@ -58,6 +58,12 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **options)
 
 
+def hollow(make: Callable[[], M]) -> M:
+    """The module that ``make`` builds without memory for its weights: to ask it for names, shapes and settings."""
+    with torch.device("meta"), Unfilled():
+        return make()
+
+
 def load_into(
     make: Callable[[], M],
     source: Source,
