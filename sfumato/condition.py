@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.manner import Manner
+from sfumato.text.embedded import States, wording
 from sfumato.text.prompt.parts import Part, Section, Span, Words
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture as part of a prompt: uint8 ``pixels`` (H, W, 3), known by their ``hash``, and its strength.
+
+    The strength multiplies its tokens, or how often they count in ``attention``.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False, compare=False)
+    hash: str
+    strength: float = 1.0
+    attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +40,8 @@ class Prompt:
 
     ``part`` is the text with its weights where it was written in a ``dialect`` that has some; None is plain text.
     ``apart`` are the parts that other encoders read in its place, by their names (text_2, text_3). ``skip`` is how
-    many more blocks CLIP encoders leave out at their end.
+    many more blocks CLIP encoders leave out at their end. ``ready`` is what text encoders made of all this before,
+    is then not encoded again. ``looks`` are pictures that are read with the text.
     """
 
     text: str
@@ -37,11 +54,24 @@ class Prompt:
     dialect: str = "plain"
     apart: tuple[tuple[str, Part], ...] = ()
     skip: int = 0
+    ready: States | None = None
+    looks: tuple[Look, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Whether the text alone says all of it, to every encoder."""
-        return self.part is None and not self.apart and not self.skip
+        more = self.part or self.apart or self.skip or self.ready is not None or self.looks
+        return not more
+
+    @property
+    def wording(self) -> str:
+        """All that text encoders are told, as one text; not the sizes and the guidance, which networks are told."""
+        plain = self.part is None and not self.apart and not self.skip
+        more: dict[str, Any] = {}
+        if not plain:
+            more = {"dialect": self.dialect, "skip": self.skip, "part": self.part and asdict(self.part)}
+            more["apart"] = {place: asdict(part) for place, part in self.apart}
+        return wording(self.text, negative=self.negative, absent=self.absent, **more)
 
     def read_by(self, encoder: str) -> Part:
         """What the ``encoder`` (text, text_2, text_3) reads."""
@@ -62,6 +92,8 @@ class Cond:
     (B,) int; ``channels`` (B, C, H, W), laid beside x; ``guidance`` (B,), the strength that a distilled network
     reads; ``reference`` (B, C, H', W'), latents of a picture to look at.
 
+    ``counts`` (B, L) is how often each token counts where it is attended to, once if it is not said.
+
     ``regions`` (B, R, h, w) is above 0 where the picture sees the tokens whose number in ``owner`` (B, L) is that of
     the region. ``exemplar`` (B, C, h, w) is a reference at x's own level, walked beside x under the conditions
     ``exemplar_tokens`` and so on; what x takes from it, and all else that is not as usual, says ``manner``, which is no
@@ -70,6 +102,7 @@ class Cond:
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
+    counts: Tensor | None = None
     vector: Tensor | None = None
     label: Tensor | None = None
     channels: Tensor | None = None
@@ -132,3 +165,19 @@ def join(conditions: list[Cond]) -> Cond:
     names = conditions[0].named()
     doors = {name: torch.cat([c.named()[name] for c in conditions]) for name in names}
     return made(doors, conditions[0].manner)
+
+
+def ready_or(encode: Callable[[Sequence[Prompt]], Cond], masked: bool) -> Callable[[Sequence[Prompt]], Cond]:
+    """The conditions of prompts by ``encode``, or of their states where these are ready, with a mask if ``masked``."""
+
+    def given(states: States) -> Cond:
+        every = torch.ones(states.tokens.shape[:2], dtype=torch.bool) if masked else None
+        mask = states.mask if masked and states.mask is not None else every
+        return Cond(tokens=states.tokens, mask=mask, vector=states.vector)
+
+    def condition(prompts: Sequence[Prompt]) -> Cond:
+        if all(prompt.ready is None for prompt in prompts):
+            return encode(prompts)
+        return join([encode([p]) if p.ready is None else given(p.ready) for p in prompts])
+
+    return condition

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sfumato.adapted import Adapters, Exactly, Given
 from sfumato.ask import Ask
+from sfumato.embedding import Written, embed
 from sfumato.engine.engine import Engine
 from sfumato.engine.request import Progress as EngineProgress
 from sfumato.engine.run import run
@@ -26,8 +27,6 @@ from sfumato.picture.recipe import Recipe, current_versions
 from sfumato.preview import Previewer
 from sfumato.process.estimate import Estimate
 from sfumato.tasks.table import TASKS, request
-from sfumato.tasks.task import make
-from sfumato.tasks.text2image import Text2Image
 from sfumato.tasks.worded import drawn
 
 Progress = Callable[[int, Callable[[], NDArray[np.uint8]]], None]
@@ -98,7 +97,7 @@ class Loaded:
         ``progress(evaluations, preview)`` is called after each network evaluation; ``preview()`` decodes the
         current estimate of the first picture. InvalidRequest names every option that is not allowed.
         """
-        return self.run(make(Text2Image, prompt=prompt, **options), progress)
+        return self.task("text2image", progress=progress, prompt=prompt, **options)
 
     def task(self, name: str, *, progress: Progress | None = None, **fields: Any) -> Images:
         """The task called ``name`` with its ``fields``; pictures may be paths, bytes, arrays or Pillow's.
@@ -169,6 +168,18 @@ class Loaded:
         """Let an adapter act until ``adapters.remove``: ``adapters.add``, whose options are ``text``, ``blocks`` ..."""
         return self.adapters.add(path, strength, **how)
 
+    def embed(
+        self, path: str | os.PathLike[str], *requests: str | Mapping[str, Any], steps: int | None = None
+    ) -> Written:
+        """Write what the text encoders make of prompts to ``path``, for requests that say ``embedded=path``.
+
+        Each request is a prompt, or fields of a task in a table (``{"prompt": "a cat", "negative": "grey"}``); see
+        embedding.embed.
+        """
+        told = [{"prompt": one} if isinstance(one, str) else one for one in requests]
+        named = str(self.dtype).removeprefix("torch.")
+        return embed(self.model, self.adapters, path, told, steps=steps, dtype=named)
+
     def draw(
         self,
         task: Any,
@@ -219,7 +230,7 @@ class Loaded:
                     Recipe(
                         name,
                         self.model.name,
-                        self.model.hash,
+                        self.model.hash_without_texts if getattr(task, "embedded", None) else self.model.hash,
                         {**arguments, **acting.facts},
                         versions,
                         extra=dict(extra or {}),

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from sfumato.ask import Ask
 from sfumato.codec import Codec
-from sfumato.condition import Cond, Prompt
+from sfumato.condition import Cond, Look, Prompt
 from sfumato.denoiser import Denoiser
+from sfumato.errors import InvalidRequest
 from sfumato.process.estimate import Estimate
 from sfumato.process.grid import Final
 from sfumato.process.level import Level
 from sfumato.process.schedule import Schedule
+from sfumato.text.embedded import States
 
 Conditioner = Callable[[Sequence[str | Prompt]], Cond]
 
@@ -85,12 +87,61 @@ class Seams:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Texts:
+    """What a model reads of texts alone, so that they may be embedded elsewhere: ``tokens`` and a ``vector``, so wide.
+
+    ``encode`` makes that of prompts: a condition without sizes and guidance, which are the request's. ``families`` are
+    those whose embedded prompts it takes; ``masked`` whether a mask is read. ``encoders`` finds the sha256 of each text
+    encoder that is loaded. ``identity`` is the model's without its text encoders.
+    """
+
+    families: tuple[str, ...]
+    tokens: int
+    encode: Callable[[Sequence[Prompt]], Cond]
+    vector: int = 0
+    masked: bool = False
+    encoders: Callable[[], Mapping[str, str]] = field(default=dict)
+    identity: str | Callable[[], str] = ""
+
+    def check(self, states: States, model: str) -> None:
+        """Refuse embedded prompts of other families, doors and widths than those of the ``model`` called so."""
+        if states.family and states.family not in self.families:
+            raise InvalidRequest(
+                f"{states.name} is embedded for models of the family {states.family!r}, and this one is of "
+                f"{' or '.join(map(repr, self.families))}"
+            )
+        widths = {
+            "tokens": states.tokens.shape[-1],
+            "vector": 0 if states.vector is None else states.vector.shape[-1],
+        }
+        wanted = {"tokens": self.tokens, "vector": self.vector}
+        for door, width in widths.items():
+            if width != wanted[door]:
+                has, reads = (f"{door} of width {n}" if n else f"no {door}" for n in (width, wanted[door]))
+                raise InvalidRequest(
+                    f"{states.name} has {has}, and the model {model!r} reads {reads}: it was embedded for another model"
+                )
+        if states.mask is not None and not self.masked and not bool(states.mask.all()):
+            raise InvalidRequest(
+                f"{states.name} has a mask, and the model {model!r} reads all tokens: it was embedded for another model"
+            )
+
+
+BLIND = (
+    "it reads no pictures as part of a prompt, as FLUX.1 does with the parts of FLUX.1 Redux (SigLIP's vision tower "
+    "and the embedder, each given with --part): leave look out"
+)
+"""Why most models cannot be given pictures with a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
     """Everything that makes pictures, as values; ``identity`` is the sha256 (hex) of the weights, or finds it.
 
     ``schedule_of`` gives the schedule by the shape of a latent, where it depends on that. ``refused`` says, by the
     name of a task, why this model cannot do it; ``beside`` what its network reads besides x; ``seams``
-    where adapters may take hold of it, None where they cannot.
+    where adapters may take hold of it, None where they cannot; ``texts`` what embedded prompts it takes, None if none;
+    ``blind`` why it reads no pictures as part of a prompt, empty if it does.
     """
 
     name: str
@@ -104,18 +155,40 @@ class Model:
     refused: Mapping[str, str] = field(default_factory=dict)
     beside: Beside | None = None
     seams: Seams | None = None
+    blind: str = BLIND
+    texts: Texts | None = None
 
     @cached_property
     def hash(self) -> str:
         """The sha256 of the weights, in hexadecimal; found when first asked for, since it reads all of them."""
         return self.identity if isinstance(self.identity, str) else self.identity()
 
+    @cached_property
+    def hash_without_texts(self) -> str:
+        """The same of what acts where prompts are embedded: all but text encoders that lie in files of their own."""
+        own = self.texts.identity if self.texts else ""
+        return (own if isinstance(own, str) else own()) or self.hash
+
     def schedule(self, shape: tuple[int, ...]) -> Schedule:
         """The schedule for latents of ``shape`` (C, H, W): some models' depends on how many there are."""
         return self.denoiser.schedule if self.schedule_of is None else self.schedule_of(shape)
 
+    def check_looks(self, looks: Sequence[Look]) -> None:
+        """InvalidRequest if pictures are part of a prompt and the model does not read them."""
+        if looks and self.blind:
+            raise InvalidRequest(f"look is not for the model {self.name!r}: {self.blind}")
+
     async def embed(self, prompts: Sequence[str | Prompt]) -> Cond:
-        """The conditions for ``prompts``, one row each."""
+        """The conditions for ``prompts``, one row each; InvalidRequest for embedded ones of other models."""
+        for states in [p.ready for p in prompts if isinstance(p, Prompt) and p.ready is not None]:
+            if self.texts is None:
+                raise InvalidRequest(
+                    f"the model {self.name!r} takes no embedded prompts: they are for native checkpoints that read "
+                    "texts, and for the built-in model"
+                )
+            self.texts.check(states, self.name)
+        for prompt in prompts:
+            self.check_looks(prompt.looks if isinstance(prompt, Prompt) else ())
         cond: Cond = await Ask("embed", self, (tuple(prompts),))
         return cond
 

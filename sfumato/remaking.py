@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sfumato.errors import InvalidRequest
@@ -20,7 +20,7 @@ def task_of(
     request: Callable[..., tuple[Any, tuple[str, ...]]],
 ) -> Any:
     """The task of ``recipe``, made by ``request``, with the pictures it was made from, which must be the same ones."""
-    arguments = dict(recipe.arguments)
+    arguments, parents = dict(recipe.arguments), dict(parents)
     hashes: Any = arguments.pop("parents", None) or {}
     if not isinstance(hashes, Mapping):
         raise InvalidRequest(f"the recipe of {path} is not understood: its parents are no table of hashes")
@@ -32,15 +32,33 @@ def task_of(
         )
     if given - needed:
         raise InvalidRequest(f"{path} was made without {', '.join(sorted(given - needed))}: leave it out")
-    task, _ = request(recipe.task, **arguments, **parents)
-    for name, wanted in hashes.items():
-        found = getattr(task, name).hash
-        if found != wanted:
-            raise InvalidRequest(
-                f"{name} is not the picture that {path} was made from: its hash is {found[:12]}..., and the recipe "
-                f"has {str(wanted)[:12]}..."
-            )
+    for name, told in hashes.items():
+        if isinstance(told, list):  # several pictures, of which the recipe has the strengths
+            parents[name] = _paired(path, name, parents[name], arguments.get(name), len(told))
+    plain = {name: value for name, value in arguments.items() if name not in parents}
+    task, _ = request(recipe.task, **plain, **parents)
+    for name, told in hashes.items():
+        for found, wanted in zip(_several(getattr(task, name)), _several(told), strict=False):
+            if found.hash != wanted:
+                raise InvalidRequest(
+                    f"{name} is not the picture that {path} was made from: its hash is {found.hash[:12]}..., and the "
+                    f"recipe has {str(wanted)[:12]}..."
+                )
     return task
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _paired(path: File, name: str, pictures: Any, strengths: Any, count: int) -> list[tuple[Any, Any]]:
+    """The ``pictures`` that were given, each with the strength that the recipe has for it."""
+    given = _several(pictures)
+    if len(given) != count or not isinstance(strengths, list) or len(strengths) != count:
+        raise InvalidRequest(
+            f"{path} was made from {count} pictures of {name}, and {len(given)} are given: give each, in their order"
+        )
+    return list(zip(given, strengths, strict=True))
 
 
 def check_model(recipe: Recipe, path: File, model: str | None, known: Collection[str]) -> None:
@@ -52,12 +70,19 @@ def check_model(recipe: Recipe, path: File, model: str | None, known: Collection
         )
 
 
+def is_embedded(recipe: Recipe) -> bool:
+    """Whether the prompts of ``recipe`` came from a file of embedded ones, and text encoders did not act."""
+    parents = recipe.arguments.get("parents")
+    return isinstance(parents, Mapping) and "embedded" in parents
+
+
 def check_weights(recipe: Recipe, path: File, model: Model) -> None:
     """Refuse a model of other weights than those that the recipe names."""
-    if model.hash != recipe.model_hash:
+    own = model.hash_without_texts if is_embedded(recipe) else model.hash
+    if own != recipe.model_hash:
         raise InvalidRequest(
             f"{path} was made by other weights of {recipe.model!r} (hash {recipe.model_hash[:12]}..., "
-            f"this one {model.hash[:12]}...): its recipe cannot be followed exactly; "
+            f"this one {own[:12]}...): its recipe cannot be followed exactly; "
             f"use its prompt and seed as they are with `sfumato generate`"
         )
 

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"errors", "nn"},
     "denoiser": {"errors", "process", "condition"},
     "preview": {"codec"},
-    "model": {"ask", "process", "condition", "codec", "denoiser"},
+    "model": {"errors", "ask", "process", "text", "condition", "codec", "denoiser"},
     "families": {"errors", "files", "process", "nn", "text", "weights", *VALUES},
     "tasks": {"errors", "ask", "process", "samplers", "guidance", "text", "manner", "picture", *VALUES},
     "engine": {"errors", "ask", "process", "condition", "denoiser", "model"},
@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["adapted"] = {"errors", "adapters", "device", "model", "picture", "text"}
 MAY_IMPORT["remaking"] = {"errors", "model", "picture"}
 MAY_IMPORT["loaded"] = {"errors", "ask", "process", "adapted", "engine", "families", "model", "picture"}
-MAY_IMPORT["loaded"] |= {"preview", "tasks"}
+MAY_IMPORT["loaded"] |= {"embedding", "preview", "tasks"}
+MAY_IMPORT["embedding"] = {"errors", "adapted", "model", "tasks", "text"}
 MAY_IMPORT["sampling"] = {"errors", "process", "samplers", "noise", "engine"}
 BELOW = set(MAY_IMPORT)
 MAY_IMPORT["recipes"] = set(BELOW)

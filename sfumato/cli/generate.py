@@ -19,9 +19,11 @@ from sfumato.cli.making import (
     targets,
 )
 from sfumato.cli.options import given, options_of
+from sfumato.cli.sections import Sectioned
 from sfumato.errors import InvalidRequest
 from sfumato.picture.png import read_recipe
 from sfumato.tasks.animate import Animate
+from sfumato.tasks.table import request
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
 
@@ -31,7 +33,7 @@ PARENTS = ("image", "image_to", "mask", "begin", "content", "map")
 """The pictures that a task may have been given, which a recipe knows by their hashes alone."""
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.argument("prompt", required=False)
 @output_options
 @model_options
@@ -60,8 +62,10 @@ def command(
     file carries its complete recipe; `--like FILE` follows it again, whatever task made it.
     """
     loading, showing = taken(fields, LOADING), taken(fields, SHOWING)
-    parents = given(taken(fields, PARENTS))
+    parents = given(taken(fields, (*PARENTS, *(("look", "embedded") if like is not None else ()))))
     options = given(fields)
+    if prompt is None and (options.get("look") or options.get("embedded")):
+        prompt = ""
     if (prompt is None) == (like is None):
         raise InvalidRequest('give a prompt, such as "a rocket, 3d style", or --like PICTURE, and not both')
     if like is None and parents:
@@ -75,7 +79,7 @@ def command(
         raise InvalidRequest(
             f"--like follows the recipe of {like} exactly; leave out --{next(iter(options))}"
         )
-    task = make(Text2Image, prompt=prompt, **options) if prompt is not None else None
+    task, notes = request("text2image", prompt=prompt, **options) if prompt is not None else (None, ())
 
     def made() -> Any:
         if task is not None:
@@ -99,6 +103,7 @@ def command(
         count,
         force=force,
         as_json=as_json,
+        notes=notes,
     )
 
 
@@ -107,7 +112,7 @@ def _moving(path: Path) -> Animate | None:
     recipe = read_recipe(path)
     if recipe.task != "animate" or recipe.arguments.get("pick") is not None:
         return None
-    return make(Animate, **recipe.arguments)
+    return make(Animate, **{k: v for k, v in recipe.arguments.items() if k not in ("parents", "look")})
 
 
 def evaluations_of(chosen: dict[str, Any]) -> int | None:

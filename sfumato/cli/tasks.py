@@ -20,6 +20,7 @@ from sfumato.cli.making import (
     taken,
 )
 from sfumato.cli.options import given, is_required, options_of
+from sfumato.cli.sections import Sectioned
 from sfumato.tasks.table import TASKS, request
 
 
@@ -122,10 +123,15 @@ def front(name: str) -> click.Command:
     chosen = FRONTS[name]
     task = TASKS[chosen.task]
     fields = {field.name: field for field in dataclasses.fields(task)}
+    needed = [name for name in chosen.arguments if is_required(fields[name])]
 
     def run(out: Path | None, model: str | None, force: bool, as_json: bool, **values: Any) -> None:
         loading, showing = taken(values, LOADING), taken(values, SHOWING)
         options = given(values)
+        if "prompt" in needed and "prompt" not in options:
+            if not (options.get("embedded") or options.get("look")):
+                raise click.MissingParameter(param_hint="'PROMPT'", param_type="argument")
+            options["prompt"] = ""
         made, notes = request(chosen.task, **options)
         image = options.get("image")
         told = str(options.get("prompt") or options.get("label") or name)
@@ -144,8 +150,9 @@ def front(name: str) -> click.Command:
     function = options_of(task, skip=chosen.arguments)(run)
     function = output_options(model_options(function))
     for argument in reversed(chosen.arguments):
-        function = click.argument(argument, required=is_required(fields[argument]))(function)
-    return click.command(name)(function)
+        # what else can be in the place of a prompt is known when all is read
+        function = click.argument(argument, required=argument in needed and argument != "prompt")(function)
+    return click.command(name, cls=Sectioned)(function)
 
 
 COMMANDS = {name: front(name) for name in FRONTS}

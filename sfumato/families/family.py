@@ -38,7 +38,8 @@ class Family:
 
     ``fits`` tells a checkpoint's parts; ``needs`` are the parts without which no picture can be made. ``scale`` and
     ``shift`` turn the autoencoder's latent z into the model's, ``(z - shift) scale``. ``condition`` makes the
-    conditions of prompts; ``dropped`` says what of a long prompt is not read.
+    conditions of prompts' texts, to which ``request`` adds what is told of the picture: sizes, guidance; ``numbers`` is
+    how many of these stand behind the pooled text. ``dropped`` says what of a long prompt is not read.
 
     What the shapes of a single file do not tell: ``heads`` is how many heads its U-Net's attention has at every
     level, 0 for 64 channels a head; ``quick`` names the places of the text encoders with OpenAI's quick GELU.
@@ -61,6 +62,8 @@ class Family:
     scale: float
     defaults: Defaults
     condition: Callable[[Kit, Sequence[Prompt]], Cond]
+    request: Callable[[Kit, Sequence[Prompt], Cond], Cond] = lambda kit, prompts, cond: cond
+    numbers: int = 0
     dropped: Callable[[Kit, Prompt], list[str]] = lambda kit, prompt: []
     shift: float = 0.0
     heads: int = 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from sfumato.condition import Cond, Prompt
 from sfumato.families import prompts as rules
 from sfumato.families.family import Family, Kit, Parts, is_kind
@@ -44,13 +46,17 @@ def t5_of(kit: Kit, length: int) -> T5 | None:
 
 
 def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:
-    """T5's states, CLIP's pooled vector, and the guidance that the network is told if it reads one."""
-    guided = kit.parts["denoiser"].config.guidance
+    """T5's states, CLIP's pooled vector."""
     t5 = _flux_t5(kit)
     clip = Clip(kit.nets["text"], learned=kit.learned)
-    return rules.one_by_one(
-        lambda prompt: rules.flux(clip, t5, prompt, prompt.guidance if guided else None), prompts
-    )
+    return rules.one_by_one(lambda prompt: rules.flux(clip, t5, prompt), prompts)
+
+
+def flux_request(kit: Kit, prompts: Sequence[Prompt], cond: Cond) -> Cond:
+    """The same with the strength of distilled guidance, if the network reads one."""
+    if not getattr(kit.parts["denoiser"].config, "guidance", False):
+        return cond
+    return replace(cond, guidance=torch.tensor([prompt.guidance for prompt in prompts], dtype=torch.float32))
 
 
 def _flux_t5(kit: Kit) -> T5:
@@ -147,6 +153,7 @@ SCHNELL = Family(
     shift=0.1159,
     defaults=replace(_FLUX, steps=4, guidance=1.0, distilled=False),
     condition=flux_condition,
+    request=flux_request,
     dropped=flux_dropped,
     quick=("text",),
     words="tokenizer_2",

@@ -38,21 +38,28 @@ def check_plain(prompts: Sequence[Prompt]) -> None:
 
 
 def pixart_condition(kit: Kit, prompts: Sequence[Prompt], reads: Reads) -> Cond:
-    """T5's states of the prompt in small letters, their padding masked; the picture's size where it is read.
+    """T5's states of the prompt in small letters, their padding masked.
 
     A negative prompt that nobody gave is the empty text.
     """
-    t5, sizes = reader(kit, reads), kit.parts["denoiser"].config.sizes
+    t5 = reader(kit, reads)
 
     def one(prompt: Prompt) -> Cond:
         states, mask = rules.t5_alone(t5, prompt)
-        if not sizes:
-            return Cond(tokens=states, mask=mask)
-        told = (prompt.height, prompt.width, prompt.height / prompt.width if prompt.width else 1.0)
-        measures = torch.tensor(told, dtype=torch.float64, device=states.device)
-        return Cond(tokens=states, mask=mask, vector=sinusoid(measures, CLOCK, like=states).view(1, -1))
+        return Cond(tokens=states, mask=mask)
 
     return rules.one_by_one(one, prompts)
+
+
+def pixart_request(kit: Kit, prompts: Sequence[Prompt], cond: Cond) -> Cond:
+    """The same with the picture's size, where it is read."""
+    states = cond.tokens
+    if not kit.parts["denoiser"].config.sizes or states is None:
+        return cond
+    told = [(p.height, p.width, p.height / p.width if p.width else 1.0) for p in prompts]
+    measures = torch.tensor(told, dtype=torch.float64, device=states.device)
+    vector = sinusoid(measures.flatten(), CLOCK, like=states).view(len(prompts), -1)
+    return replace(cond, vector=vector)
 
 
 def reader(kit: Kit, reads: Reads) -> T5:
@@ -167,6 +174,7 @@ ALPHA = Family(
     scale=0.18215,
     defaults=_DEFAULTS,
     condition=alpha_condition,
+    request=pixart_request,
     dropped=lambda kit, prompt: rules.dropped(prompt, False, reader(kit, READS["pixart"])),
     words="tokenizer",
 )

@@ -17,7 +17,9 @@ import torch
 from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.family import Family
+from sfumato.families.looks import LOOKERS, looks_of, pictured
 from sfumato.families.signatures import LANGUAGES
+from sfumato.model import BLIND
 from sfumato.text.t5 import NAMES, T5Tokens
 from sfumato.weights.folder import MODEL_INDEX, SAFE, choose, listing
 from sfumato.weights.gguf import GGUF
@@ -30,11 +32,19 @@ READS = {
     "text_2": "the larger CLIP encoder",
     "text_3": "the T5 encoder",
     "language": "the language model that reads prompts",
+    "looker": "SigLIP's vision tower",
+    "redux": "the embedder of FLUX.1 Redux",
 }
 """What parts are, for people who lack one."""
 
 ENCODERS = ("text", "language")
 """How the places of text encoders begin."""
+
+WITHOUT = (
+    "or do without text encoders: --embedded FILE (in Python: encoders=False) takes prompts that `sfumato embed` wrote "
+    "where they are"
+)
+"""What else a person can do."""
 
 WIDE = 1280
 """The width of the larger CLIP encoder, OpenCLIP bigG."""
@@ -84,7 +94,7 @@ def whole(found: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint:
-    """``checkpoint`` with the networks of ``others``, which it must lack.
+    """``checkpoint`` with the networks of ``others``, which it must lack; of a folder of Redux, those that it lacks.
 
     Of two CLIP encoders that come alone the narrower is the first; a single one is the second if it is as wide as
     OpenCLIP's largest. WeightsError if two files hold one network, or encoders of one width.
@@ -103,7 +113,12 @@ def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint
         free = free[-1:]
     placed = dict(zip(free, alone, strict=False))
     for one in others:
+        with_pictures = one.source.parts and set(LOOKERS) & one.parts.keys()
         for place, part in one.parts.items():
+            if (
+                place in parts and with_pictures
+            ):  # a folder of FLUX.1 Redux may bring FLUX.1's text encoders too
+                continue
             at = next((name for name, found in placed.items() if found is part), place)
             if at in parts:
                 raise WeightsError(
@@ -114,18 +129,55 @@ def combined(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint
     return replace(checkpoint, parts=parts)
 
 
-def check_parts(checkpoint: Checkpoint, kind: Family) -> None:
-    """Refuse a checkpoint without the parts that ``kind`` needs, or whose parts are not made for each other."""
+def check_parts(checkpoint: Checkpoint, kind: Family, *, encoders: bool = True) -> None:
+    """Refuse a checkpoint without the parts that ``kind`` needs, or whose parts are not made for each other.
+
+    Text encoders are not needed without ``encoders``, nor where none is there and pictures are read as prompts.
+    """
     path, parts = checkpoint.source.path, checkpoint.parts
-    missing = [name for name in kind.needs if name not in parts]
+    encoders = encoders and not (pictured(parts) and not any(place.startswith(ENCODERS) for place in parts))
+    needed = [name for name in kind.needs if encoders or not name.startswith(ENCODERS)]
+    missing = [name for name in needed if name not in parts]
     if missing:
         told = ", ".join(f"{name} ({READS[name]})" if name in READS else name for name in missing)
         raise WeightsError(
             f"{path} is of the family {kind.title!r} and lacks {told}: give a folder or a file that has all parts, or "
             "their files beside it, each with --part (in Python: parts=[...])"
+            + (f"; {WITHOUT}" if all(name.startswith(ENCODERS) for name in missing) else "")
         )
-    if fault := misfit(parts):
+    check_looks(parts, path, kind)
+    lacking = [name for name in kind.needs if name.startswith(ENCODERS) and name not in parts]
+    if fault := misfit(
+        {place: part for place, part in parts.items() if not lacking or not place.startswith(ENCODERS)}
+    ):
         raise WeightsError(f"{path} is of the family {kind.title!r}, and {fault}")
+
+
+def check_looks(parts: Mapping[str, Part], path: Path, kind: Family) -> None:
+    """Refuse parts that make tokens of pictures where the denoiser does not read them, and one without the other."""
+    held, wanted = [place for place in LOOKERS if place in parts], looks_of(parts)
+    if held and not wanted:
+        raise WeightsError(
+            f"{path} is of the family {kind.title!r}, which does not read pictures by {READS[held[0]]} "
+            f"({parts[held[0]].source.path}), as FLUX.1 does: leave that out"
+        )
+    lacks = [place for place in wanted if place not in parts]
+    if held and lacks:
+        raise WeightsError(
+            f"{parts[held[0]].source.path} holds {READS[held[0]]}, and {lacks[0]} ({READS[lacks[0]]}) is missing, "
+            "without which no picture is read: give its file, or a folder of FLUX.1 Redux, with --part"
+        )
+
+
+def blind(parts: Mapping[str, Part]) -> str:
+    """Why a model of ``parts`` reads no pictures as part of a prompt, empty if it does."""
+    lacks = [f"{place} ({READS[place]})" for place in looks_of(parts) if place not in parts]
+    if not looks_of(parts) or not lacks:
+        return "" if looks_of(parts) else BLIND
+    return (
+        f"it lacks {' and '.join(lacks)}: give the folder of FLUX.1 Redux, or both files, with --part (in Python: "
+        "parts=[...]), or leave look out"
+    )
 
 
 def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
@@ -138,7 +190,7 @@ def words_of(checkpoint: Checkpoint, kind: Family) -> T5Tokens:
     whose = "T5's" if reads is None else f"{LANGUAGES[reads.kind]}'s"
     raise WeightsError(
         f"{whose} vocabulary is not in {path}: files of weights have none. Give {' or '.join(NAMES)} with --tokens (in "
-        f"Python: tokens=...); folders of {kind.title} have it in {kind.words}"
+        f"Python: tokens=...); folders of {kind.title} have it in {kind.words}; {WITHOUT}"
     )
 
 
@@ -148,17 +200,27 @@ def misfit(parts: Mapping[str, Part]) -> str:
     widths = {place: int(part.config.width) for place, part in parts.items() if place.startswith(ENCODERS)}
     told = ", ".join(f"{widths[place]} ({READS[place]})" for place in sorted(widths))
     wanted = getattr(net.config, "tokens", 0)
-    match net.kind:
+    match net.kind if widths else "":
         case "unet":
-            fits = not widths or sum(widths.values()) == wanted
+            fits = sum(widths.values()) == wanted
         case "flux":
-            fits = widths.get("text_3", wanted) == wanted and widths.get("text") == net.config.vector
+            fits = (
+                widths.get("text_3", wanted) == wanted
+                and widths.get("text", net.config.vector) == net.config.vector
+            )
         case "mmdit":
             fits = widths.get("text_3", wanted) == wanted
-        case "lumina":
+        case "lumina" | "zimage" | "sana":
             fits = widths["language"] == wanted
         case _:
             fits = True
+    seen = {place: parts[place].config for place in LOOKERS if place in parts}
+    if seen and (seen["redux"].width != seen["looker"].width or seen["redux"].tokens != wanted):
+        made, read = seen["redux"].tokens, seen["redux"].width
+        return (
+            f"its denoiser reads tokens of width {wanted}, and the embedder of pictures makes {made} of {read} values, "
+            f"of which SigLIP has {seen['looker'].width}: they belong to another model"
+        )
     if not fits:
         return f"its denoiser reads text of width {wanted}, and the encoders have {told}: they belong to another model"
     return ""

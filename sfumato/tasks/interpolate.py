@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from sfumato.condition import Prompt
 from sfumato.errors import InvalidRequest
 from sfumato.noise import Noise, noise
 from sfumato.tasks.canvas import canvas_for, scaled
@@ -18,6 +19,7 @@ from sfumato.tasks.mix import Between, blended, mixed, slerp
 from sfumato.tasks.picture import latents
 from sfumato.tasks.resample import check_still, noise_of
 from sfumato.tasks.sampling import CONFIG, MaybePrompted, Plan, Seed, Sized, Text, one_by_one, plan
+from sfumato.tasks.script import read
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -45,7 +47,8 @@ class Interpolate(Sized, MaybePrompted):
         seeds = (self.seed, self.seed if self.seed_to is None else self.seed_to)
         if last == self.prompt and seeds[0] == seeds[1] and self.image is None and self.image_to is None:
             raise InvalidRequest("both ends are the same: give prompt_to, seed_to, image or image_to")
-        if not (self.prompt + last).strip() and self.image is None and self.image_to is None:
+        told = (self.prompt + last).strip() or self.look
+        if not told and self.image is None and self.image_to is None:
             raise InvalidRequest("there is nothing to show: give a prompt, pictures, or both")
         parts = torch.arange(self.count) / (self.count - 1)
 
@@ -87,6 +90,15 @@ class Interpolate(Sized, MaybePrompted):
         canvas = canvas_for(*to.size, to.model.defaults)
         return await noise_of(to, await latents(to.model, pixels, canvas), prompt)
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for; None where that depends on the prompts."""
-        return None if self.prompt_to or self.image or self.image_to else Sized.evaluations(self, defaults)
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        once = Sized.evaluations(self, model)
+        if once is None:
+            return None
+        steps: int = self.resolved(model.defaults)["steps"]
+        ends = self.prompt, self.prompt_to or self.prompt
+        # The conditions of prompts that change over the steps are not mixed, but what the network says of them.
+        apart = ends[0] != ends[1] and not all(
+            read(Prompt(text=text, dialect=self.dialect), {}, steps).steady for text in ends
+        )
+        return once * (2 if apart else 1) + steps * sum(p is not None for p in (self.image, self.image_to))

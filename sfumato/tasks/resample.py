@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sfumato.condition import Look
 from sfumato.errors import InvalidRequest
 from sfumato.guidance import guide
 from sfumato.samplers.inversion import invert, rising
@@ -43,17 +44,17 @@ class Resample(Sampling, Prompted, OnPicture):
             )
         x = await latents(model, pixels, canvas)
         if self.strength > 0:
-            x = await inverted(to, x, self.source, self.refine)
+            x = await inverted(to, x, self.source, self.refine, looks=())
             x = await to.walk(x, to.guided(*await to.conditions(self.prompt, self.negative)))
         return to.result(await model.decode(x), canvas.crop)
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for."""
-        down = Sampling.evaluations(self, defaults)
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        down = Sampling.evaluations(self, model)
         if down is None:
             return None
-        steps = int(self.resolved(defaults)["steps"])
-        return down + min(int(steps * self.strength), steps) * (1 + self.refine)
+        steps = int(self.resolved(model.defaults)["steps"])
+        return down + min(int(steps * self.strength), steps) * (1 + self.refine) * self.windows(model)
 
 
 def check_still(to: Plan, task: str) -> None:
@@ -65,10 +66,15 @@ def check_still(to: Plan, task: str) -> None:
         )
 
 
-async def inverted(to: Plan, y: Tensor, source: str, refine: int = 0) -> Tensor:
-    """x at the first level of the plan's grid, from which a walk without guidance leads to the latents ``y``."""
+async def inverted(
+    to: Plan, y: Tensor, source: str, refine: int = 0, *, looks: tuple[Look, ...] | None = None
+) -> Tensor:
+    """x at the first level of the plan's grid, from which a walk without guidance leads to the latents ``y``.
+
+    ``looks`` are the pictures that are part of ``source``; the task's by default.
+    """
     unguided = replace(to, by=guide("cfg"), scale=1.0)
-    denoise = unguided.guided(*await to.conditions(source, None))
+    denoise = unguided.guided(*await to.conditions(source, None, looks=looks))
     x: Tensor = await invert(y, rising(to.grid), denoise, to.draws, refine=refine)
     return x
 

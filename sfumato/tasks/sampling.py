@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import torch
 from annotated_types import Ge, Le
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sfumato.ask import gather
-from sfumato.condition import Cond, Prompt
+from sfumato.condition import Cond, Look, Prompt
 from sfumato.errors import InvalidRequest
 from sfumato.guidance import check, guide
 from sfumato.guidance.classifier_free import Branches
@@ -26,16 +25,19 @@ from sfumato.process.estimate import Denoise
 from sfumato.process.grid import Grid, make_grid, steps_in, tail
 from sfumato.process.spec import parse
 from sfumato.samplers import Sampler, sampler
+from sfumato.tasks import embedded
 from sfumato.tasks.beside import check_reads
-from sfumato.tasks.canvas import latent_shape, parse_size, to_bytes
+from sfumato.tasks.canvas import Canvas, latent_shape, parse_size, to_bytes, window_shape
 from sfumato.tasks.given import Raster
+from sfumato.tasks.looked import DESCRIPTION, Looks
 from sfumato.tasks.script import Script, read, scripted
 from sfumato.tasks.task import Result
-from sfumato.tasks.tiled import tiled
+from sfumato.tasks.tiled import tiled, windows
 from sfumato.tasks.worded import CONFIG as CONFIG
 from sfumato.tasks.worded import MAX_PROMPT as MAX_PROMPT
 from sfumato.tasks.worded import Text as Text
 from sfumato.tasks.worded import Worded
+from sfumato.text.embedded import Embedded
 from sfumato.text.prompt.dialects import unread
 
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
@@ -49,12 +51,13 @@ class Prompted(Worded):
 
     prompt: Text = Field(description="what the picture shows")
 
-    @field_validator("prompt")
+    @field_validator("look", check_fields=False)
     @classmethod
-    def _not_empty(cls, text: str) -> str:
-        if not text.strip():
+    def _not_empty(cls, looks: tuple[Look, ...], info: ValidationInfo) -> tuple[Look, ...]:
+        """Refuse an empty sentence, unless pictures are the prompt."""
+        if not looks and not info.data.get("prompt", "?").strip():
             raise ValueError("the prompt is empty; say what the picture should show")
-        return text
+        return looks
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -87,30 +90,45 @@ class Sampling:
     pick: Annotated[int, Ge(1), Le(1000)] | None = Field(
         default=None, description="make only the picture of this number, of the many that count asks for"
     )
+    look: Looks = Field(default=(), validate_default=True, description=DESCRIPTION)
 
     def resolved(self, defaults: Any) -> dict[str, Any]:
         """All fields as a dictionary, with the model's ``defaults`` where a field is None.
 
-        Pictures are not among them: their hashes stand under ``parents``, by field.
+        Pictures and files are not among them: their hashes stand under ``parents``, by field; those of ``look`` in a
+        list, whose strengths are the field's value.
         """
         own = {name: getattr(defaults, name) for name in ("steps", "sampler", "grid", "guidance", "guide")}
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        pictures = {name: value.hash for name, value in given.items() if isinstance(value, Raster)}
+        files: dict[str, Any] = {
+            name: value.hash for name, value in given.items() if isinstance(value, Raster | Embedded)
+        }
         plain = {
             name: own[name] if value is None and name in own else value
             for name, value in given.items()
-            if not isinstance(value, Raster)
+            if name not in files
         }
-        return {**plain, "parents": pictures} if pictures else plain
+        plain["look"] = [one.strength for one in self.look]
+        if self.look:
+            files["look"] = [one.hash for one in self.look]
+        return {**plain, "parents": files} if files else plain
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for; None where that is decided on the way."""
-        chosen = self.resolved(defaults)
+    def evaluations(self, model: Model) -> int | None:
+        """How often the task asks ``model``'s network at most; None where that is decided on the way."""
+        chosen = self.resolved(model.defaults)
         each = sampler(chosen["sampler"]).evaluations
-        if each is None or getattr(self, "tile", False):
+        if each is None:
             return None
         strength = getattr(self, "strength", 1.0)
-        return int(min(int(chosen["steps"] * strength), chosen["steps"]) * each)
+        steps: int = min(int(chosen["steps"] * strength), chosen["steps"])
+        return steps * each * self.windows(model)
+
+    def windows(self, model: Model) -> int:
+        """How many windows ``model`` walks of a picture that may be larger than what it makes at once."""
+        laid = getattr(self, "laid", None)
+        if laid is None or not getattr(self, "tile", False):
+            return 1
+        return windows_of(model, laid(model)[1])
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -156,9 +174,14 @@ class Plan:
         """Whether each picture needs a walk of its own: the sampler chooses its steps by what it sees."""
         return self.walker.by_row and len(self.rows) > 1
 
-    async def conditions(self, prompt: str, negative: str | None) -> tuple[Cond, Cond]:
-        """What is wanted and what avoided; Scripts where a prompt changes over the steps or is a sum."""
-        want = await self._told(prompt, "prompt")
+    async def conditions(
+        self, prompt: str, negative: str | None, *, looks: tuple[Look, ...] | None = None
+    ) -> tuple[Cond, Cond]:
+        """What is wanted and what avoided; Scripts where a prompt changes over the steps or is a sum.
+
+        The task's pictures are part of what is wanted, or ``looks``, where ``prompt`` is about another picture.
+        """
+        want = await self._told(prompt, "prompt", self.task.look if looks is None else looks)
         if self.model.defaults.distilled:  # nothing is avoided, and encoding it may cost more than a step
             if isinstance(want, Script) and any(
                 sum(weight for _, weight in stage.parts) != 1 for stage in want.stages
@@ -168,25 +191,23 @@ class Plan:
                     "distilled from one with guidance, avoids nothing: write one prompt"
                 )
             return want, want
+        if self.scale == 1 and embedded.lacks_negative(self.task, negative):  # it is not asked for
+            return want, want
         return want, await self._told(negative, "negative")
 
-    async def _told(self, text: str | None, name: str) -> Cond:
+    async def _told(self, text: str | None, name: str, looks: tuple[Look, ...] = ()) -> Cond:
         """The condition of ``text``, the task's prompt or negative; other encoders' texts belong to the task's own."""
         width, height = self.size
-        own = text == getattr(self.task, name, text)
-        apart = self.task.apart(name) if own and isinstance(self.task, Worded) else {}
-        prompt = Prompt(
-            text=text or "",
-            absent=text is None and not apart,
-            negative=name == "negative",
+        apart = embedded.apart_of(self.task, text, name)
+        prompt = replace(
+            embedded.prompt_of(self.task, text, name),
             width=width,
             height=height,
             guidance=self.chosen["guidance"],
-            dialect=getattr(self.task, "dialect", "plain"),
-            skip=getattr(self.task, "clip_skip", 0),
+            looks=looks,
         )
         if prompt.dialect == "plain" and not apart:
-            return await self.model.embed([prompt])
+            return await self.model.embed([embedded.ready(self.task, prompt)])
         told = read(prompt, apart, len(self.grid) - 1)
         acting = self.model.seams.acting if self.model.seams else ()
         if idle := [name for name in told.adapters if name not in acting]:
@@ -194,7 +215,7 @@ class Plan:
                 f"the prompt names the adapter {idle[0]!r}, which does not act here: run the task by the model that "
                 "sfumato.load gives, which finds it"
             )
-        conds = [await self.model.embed([one]) for one in told.prompts]
+        conds = [await self.model.embed([embedded.ready(self.task, one)]) for one in told.prompts]
         return conds[0] if told.steady else Script(conds=tuple(conds), stages=told.stages)
 
     def guided(self, want: Cond, avoid: Cond) -> Denoise:
@@ -217,7 +238,7 @@ class Plan:
         if y is None:
             # Stable Diffusion's samplers begin at noise of unit variance, though their first level has a little less.
             unit = self.model.defaults.unit_start
-            return (math.hypot(first.alpha, first.sigma) if unit else first.sigma) * self.draws.start()
+            return (first.deviation if unit else first.sigma) * self.draws.start()
         return first.alpha * y + first.sigma * self.draws.start()
 
     async def walk(self, x: Tensor, denoise: Denoise) -> Tensor:
@@ -243,7 +264,9 @@ class Plan:
         return Result(
             pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
             arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),
-            notes=tuple([*self.model.notes(asked), *marks] if prompt else ()),
+            notes=tuple(
+                [*self.model.notes(asked), *marks, *embedded.notes(self.task, self.model)] if prompt else ()
+            ),
         )
 
 
@@ -256,6 +279,12 @@ def again(task: Any, chosen: dict[str, Any], row: int, alone: bool) -> dict[str,
     if not alone or not counts:
         return {**chosen, "pick": row + 1}
     return {**chosen, counts: chosen[counts] + row, "count": 1, "pick": None}
+
+
+def windows_of(model: Model, canvas: Canvas) -> int:
+    """How many windows ``model`` walks of a picture on ``canvas``."""
+    size = canvas.width, canvas.height
+    return windows(latent_shape(model, *size), window_shape(model, *size))
 
 
 def plan(
@@ -274,6 +303,7 @@ def plan(
     InvalidRequest for names, numbers and combinations that cannot be, with the reason.
     """
     defaults = model.defaults
+    model.check_looks(task.look)
     for name in (type(task).__name__.lower(), *(["text2image"] if isinstance(task, Sized) else [])):
         if name in model.refused:
             raise InvalidRequest(model.refused[name])
@@ -290,7 +320,7 @@ def plan(
             f"pick = {task.pick} is more than count = {task.count}: there is no such picture"
         )
     shape = latent_shape(model, *size)
-    window = latent_shape(model, *(min(side, defaults.most) for side in size))
+    window = window_shape(model, *size)
     check_reads(model, shape, beside)
     schedule = model.schedule(window)
     chosen = task.resolved(defaults)

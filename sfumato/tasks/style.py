@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,14 +87,15 @@ class Style(Sized, Prompted):
         first = to.grid[0]
         if self.content is None:
             x = to.start()
-            noise = x / (math.hypot(first.alpha, first.sigma) if model.defaults.unit_start else first.sigma)
+            noise = x / (first.deviation if model.defaults.unit_start else first.sigma)
         else:
             z = await latents(model, sized(self.content.pixels, f"{width}x{height}"), canvas)
             if self.strength == 0:
                 return to.result(await model.decode(z.expand(len(to.rows), *z.shape[1:])))
             x = to.start(z)
             noise = (x - first.alpha * z) / first.sigma
-        reference = single((await to.conditions(self.source, None))[0], "source")
+        unseen = tuple(replace(look, strength=0.0, attention=False) for look in self.look)  # as many tokens as the prompt has
+        reference = single((await to.conditions(self.source, None, looks=unseen))[0], "source")
         if self.path == "inverted":
             along = await inverted_path(to, y, reference)
         else:
@@ -108,10 +108,10 @@ class Style(Sized, Prompted):
         )
         return to.result(await model.decode(await to.walk(x, to.guided(want, avoid))))
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for."""
-        steps = int(self.resolved(defaults)["steps"])
-        down = Sized.evaluations(replace(self, strength=1.0) if self.content is None else self, defaults)
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        steps = int(self.resolved(model.defaults)["steps"])
+        down = Sized.evaluations(replace(self, strength=1.0) if self.content is None else self, model)
         return down if down is None or self.path == "noised" else down + steps
 
 

@@ -19,7 +19,7 @@ from sfumato.tasks.beside import WAYS
 from sfumato.tasks.canvas import Canvas, canvas_for, scaled, tensor
 from sfumato.tasks.given import MOST_PIXELS, MaybePicture
 from sfumato.tasks.picture import latents
-from sfumato.tasks.sampling import CONFIG, MaybePrompted, Part, Sampling, one_by_one, plan
+from sfumato.tasks.sampling import CONFIG, MaybePrompted, Part, Sampling, one_by_one, plan, windows_of
 from sfumato.tasks.task import Result
 from sfumato.tasks.text2image import Text2Image
 
@@ -66,7 +66,7 @@ class Upscale(Sampling, MaybePrompted):
 
     async def _two_passes(self, model: Any, factor: float, strength: float) -> Any:
         """With a model that makes pictures."""
-        if self.image is None and not self.prompt.strip():
+        if self.image is None and not self.prompt.strip() and not self.look:
             raise InvalidRequest("there is nothing to enlarge: give a picture, a prompt, or both")
         defaults = model.defaults
         width, height = (defaults.width, defaults.height) if self.image is None else self.image.size
@@ -152,9 +152,25 @@ class Upscale(Sampling, MaybePrompted):
         shared = {f.name for f in dataclasses.fields(Text2Image)} & {f.name for f in dataclasses.fields(self)}
         return Text2Image(**{name: getattr(self, name) for name in shared})
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """Unknown: it depends on how many windows there are."""
-        return None
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        upscaler = model.beside is not None and model.beside.kind == "small"
+        if upscaler:
+            side = model.defaults.most
+            factor, strength = float(side // model.codec.shape(side, side)[-1]), 1.0
+        else:
+            factor = 2.0 if self.factor is None else self.factor
+            strength = 0.4 if self.strength is None else self.strength
+        walked = Sampling.evaluations(replace(self, strength=strength), model)
+        if walked is None:
+            return None
+        made = model.defaults.width, model.defaults.height
+        width, height = (
+            max(1, round(side * factor)) for side in (made if self.image is None else self.image.size)
+        )
+        large = canvas_for(width, height, model.defaults, tile=True)
+        first = 0 if self.image is not None else Sampling.evaluations(self._first(), model) or 0
+        return first + walked * windows_of(model, large)
 
 
 def enlarged(canvas: Canvas, times: int) -> Canvas:

@@ -41,7 +41,7 @@ class Vary(Sized, MaybePrompted):
             raise InvalidRequest(
                 f"variation = {self.variation} is too large for {self.count} pictures that count on from it"
             )
-        if self.image is None and not self.prompt.strip():
+        if self.image is None and not self.prompt.strip() and not self.look:
             raise InvalidRequest("there is nothing to vary: give a prompt, a picture, or both")
         rows = torch.full((self.count,), self.amount)
         others = range(self.variation, self.variation + self.count)
@@ -75,7 +75,9 @@ class Vary(Sized, MaybePrompted):
         """All fields, with the model's ``defaults`` where a field is None; a picture's own size stays."""
         return Sized.resolved(self, defaults) if self.image is None else Sampling.resolved(self, defaults)
 
-    def evaluations(self, defaults: Any) -> int | None:
-        """How many evaluations of the network the task asks for."""
-        down = Sized.evaluations(self, defaults)
-        return down if down is None or self.image is None else down + int(self.resolved(defaults)["steps"])
+    def evaluations(self, model: Any) -> int | None:
+        """How often the task asks the network at most."""
+        down = Sized.evaluations(self, model)
+        return (
+            down if down is None or self.image is None else down + int(self.resolved(model.defaults)["steps"])
+        )
