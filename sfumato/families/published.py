@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from sfumato.codec import Latent, Pixels
-from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import chroma, flows, lumina, pixels, sincos, stable
+from sfumato.families import chroma, flows, lumina, pixels, sincos, stable, texts
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.languages import check_installed
 from sfumato.families.marks import BY_SETTINGS
-from sfumato.families.split import check_parts, stored, words_of
+from sfumato.families.split import blind, check_parts, stored, words_of
 from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
-from sfumato.model import Conditioner, Defaults, Model, Seams
+from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.quantized import quantized
@@ -34,7 +33,7 @@ from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.process.prediction import prediction as prediction_named
 from sfumato.text.t5 import T5Tokens
-from sfumato.weights.load import load_into
+from sfumato.weights.load import hollow, load_into
 
 FAMILIES: tuple[Family, ...] = (
     stable.UPSCALER,
@@ -57,14 +56,21 @@ FAMILIES: tuple[Family, ...] = (
     pixels.UNCONDITIONAL,
 )
 """The families, the most special first."""
+TOLD = ((flows.says_kontext, flows.KONTEXT),)
+"""Families whose networks have another's shapes, and what tells them."""
+
+
+UNTOUCHED = ("vae", "language", "looker", "redux")
+"""The places of networks that no adapter reaches."""
 
 
 def family_of(checkpoint: Checkpoint, name: str | None = None) -> Family:
     """The family of ``checkpoint``, or its variant of the one called ``name``; WeightsError if it is of none."""
     if name is not None and name not in {f.name for f in FAMILIES}:
         raise UnknownName("family", name, sorted({f.name for f in FAMILIES}))
-    if name is None and flows.says_kontext(checkpoint.source) and flows.KONTEXT.fits(checkpoint.parts):
-        name = flows.KONTEXT.name
+    if name is None:
+        told = (one.name for says, one in TOLD if one.fits(checkpoint.parts) and says(checkpoint.source))
+        name = next(told, None)
     for family in FAMILIES:
         if family.name == (name or family.name) and family.fits(checkpoint.parts):
             return family
@@ -86,34 +92,43 @@ def load_checkpoint(
     predicts: str | None = None,
     tokens: T5Tokens | None = None,
     packed: bool = False,
+    encoders: bool = True,
+    draws: bool = True,
 ) -> Model:
     """The model of ``checkpoint``, its networks in ``dtype`` on ``device``.
 
     ``family`` and ``predicts`` overrule what is found; ``tokens`` is T5's vocabulary where the checkpoint has none.
+    Without ``encoders`` texts are not read, only what encoders made of them before; unless it ``draws``, denoiser and
+    autoencoder have no weights, and texts are all that is read.
     ``packed`` keeps matrices in memory as the files have them where that takes fewer bytes than ``dtype``.
     WeightsError says which part is missing or does not fit, UnknownName that no family or prediction is called so.
     """
     if predicts is not None:
         prediction_named(predicts)
     kind = pixels.suited(family_of(checkpoint, family), checkpoint)
-    check_parts(checkpoint, kind)
+    check_parts(checkpoint, kind, encoders=encoders)
     sincos.check_repeated(checkpoint)
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
+    reading = texts.encoders(parts)
+    loaded = {place: part for place, part in parts.items() if (encoders if place in reading else draws)}
     words = None
-    if "language" in parts:
+    if "language" in loaded:
         check_installed(parts["language"].kind)
-    if "text_3" in parts or "language" in parts:
+    if "text_3" in loaded or "language" in loaded:
         words = tokens or words_of(checkpoint, kind)
     keep = quantized if packed else None
     nets: dict[str, Any] = {
         place: load_into(
             part.make, part.source, part.table, part.layout, dtype=dtype, device=device, packed=keep
         )
-        for place, part in parts.items()
+        for place, part in loaded.items()
+    }
+    every = {
+        place: nets.get(place) or hollow(part.make) for place, part in parts.items() if place not in reading
     }
     denoiser = Denoiser(
-        nets["denoiser"],
+        every["denoiser"],
         asked.schedule,
         prediction_named(asked.predicts),
         clock=asked.clock,
@@ -122,34 +137,40 @@ def load_checkpoint(
         clip=asked.clip,
     )
     codec = (
-        codec_of(parts["vae"], nets["vae"], kind, normal_of(checkpoint))
+        codec_of(parts["vae"], every["vae"], kind, normal_of(checkpoint))
         if "vae" in parts
         else pixels.codec_of(parts)
     )
     zeros = bool(checkpoint.source.config.get("force_zeros_for_empty_prompt", True))
     labels = sincos.labels_of(checkpoint.source.config)
     kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros, labels=labels)
-    said = [*_notes(kind, asked), *stored(parts, dtype, packed)]
+    said = [*_notes(kind, asked), *stored(loaded, dtype, packed)]
+    alike = tuple(dict.fromkeys(f.name for f in FAMILIES if f.condition is kind.condition))
+    drawing = {place: part for place, part in checkpoint.parts.items() if place not in reading}
     why_not = refusal(kind, parts)
     return Model(
         name=kind.name,
         identity=_identity(checkpoint),
         denoiser=denoiser,
         codec=codec,
-        conditioner=_conditioner(kind, kit),
+        conditioner=texts.conditioner(kind, kit),
         defaults=_defaults(kind, parts, asked),
-        notes=lambda prompt: [*said, *getattr(codec, "notes", ()), *kind.dropped(kit, prompt)],
+        blind=blind(parts),
+        notes=lambda prompt: [
+            *said,
+            *getattr(codec, "notes", ()),
+            *(kind.dropped(kit, prompt) if encoders else ()),
+        ],
         schedule_of=asked.schedule_of,
         refused={"text2image": why_not} if why_not else {},
         beside=beside_of(kind, parts, 1.0 if isinstance(codec, Pixels) else float(codec.std.flatten()[0])),
         seams=Seams(
             networks=lambda: {
-                place: (net, parts[place].table)
-                for place, net in nets.items()
-                if place not in ("vae", "language")
+                place: (net, parts[place].table) for place, net in nets.items() if place not in UNTOUCHED
             },
             learned=kit.learned,
         ),
+        texts=texts.texts_of(kind, kit, alike, _identity(replace(checkpoint, parts=drawing))),
     )
 
 
@@ -230,14 +251,6 @@ def _notes(kind: Family, asked: Process) -> list[str]:
     if kind.name != "sd2" or asked.why in (BY_SETTINGS, "as asked"):
         return [*kind.notes]
     return [f"taken to predict {asked.predicts} ({asked.why}); the option predicts overrules it"]
-
-
-def _conditioner(kind: Family, kit: Kit) -> Conditioner:
-    def condition(prompts: Sequence[str | Prompt]) -> Cond:
-        asked = [p if isinstance(p, Prompt) else Prompt(text=p) for p in prompts]
-        return kind.condition(kit, asked)
-
-    return condition
 
 
 def _identity(checkpoint: Checkpoint) -> str | Callable[[], str]:
