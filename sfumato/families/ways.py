@@ -149,11 +149,24 @@ REFUSED: dict[str, str] = {
     "Ideogram4Transformer2DModel": "a second transformer makes its unguided branch",
     "HunyuanImageTransformer2DModel": "its pipeline guides by a component of its own (adaptive projection in some)",
     "Kandinsky3UNet": "its pipeline cuts the negative prompt to the prompt's length, and they are read apart here",
-    "StableCascadeUNet": "two denoisers follow one another, the first in latents that no codec here makes",
-    "PriorTransformer": "it makes embeddings of pictures, not pictures",
     "IFPipeline": "its first stage makes 64 pixels, and others, in folders of their own, enlarge them",
-    "KandinskyV22Pipeline": "it reads embeddings of pictures, which another folder makes of the prompt",
-    "KandinskyPipeline": "it reads embeddings of pictures, which another folder makes of the prompt",
+    **dict.fromkeys(
+        (
+            "KandinskyPipeline",
+            "KandinskyV22Pipeline",
+            "KandinskyCombinedPipeline",
+            "KandinskyV22CombinedPipeline",
+        ),
+        "it reads embeddings of pictures, which another network, a prior, makes of the prompt",
+    ),
+    **dict.fromkeys(
+        ("KandinskyPriorPipeline", "KandinskyV22PriorPipeline"),
+        "it makes embeddings of pictures, not pictures",
+    ),
+    **dict.fromkeys(
+        ("StableCascadeDecoderPipeline", "StableCascadePriorPipeline", "StableCascadeCombinedPipeline"),
+        "two denoisers follow one another, the first in latents that no codec here makes",
+    ),
 }
 """Denoisers, and pipelines whose denoiser's class is native, that are refused, and why."""
 

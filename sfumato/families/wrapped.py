@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from sfumato.codec import Codec, Latent, Pixels
+from sfumato.codec import Codec, Pixels
 from sfumato.condition import Cond, Prompt, join
 from sfumato.denoiser import Denoiser
 from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
@@ -28,43 +28,25 @@ from sfumato.families.listing import NATIVE_CLASSES
 from sfumato.families.sincos import check_plain, class_of, labels_of
 from sfumato.families.told import SAMPLERS, Process, followed
 from sfumato.families.ways import WAYS, Way, refusal, way_of
+from sfumato.families.wrapped_codec import codec_of
 from sfumato.families.wrapped_flow import SHIFTS, by_tokens, unshifted
-from sfumato.model import Conditioner, Defaults, Model
-from sfumato.nn.wrapped import Wrapped, WrappedConfig, WrappedVae, WrappedVaeConfig
+from sfumato.model import Conditioner, Defaults, Model, Seams
+from sfumato.nn.wrapped import Wrapped, WrappedConfig
 from sfumato.process.prediction import prediction
 from sfumato.process.schedule import Flow
 from sfumato.process.table import Table, zero_snr
 from sfumato.process.table import linear as linear_betas
 from sfumato.weights.folder import MODEL_INDEX, read_json
+from sfumato.weights.keys import KeyTable
 from sfumato.weights.source import open_source
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
 PREDICTED_BY_TABLES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 DENOISERS = ("transformer", "unet")
+UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
+"""Parts of folders that nothing here asks: checkers and encoders of pictures, models that write prompts anew."""
 SHIFTED_DDIM = "CogVideoXDDIMScheduler"
 """DDIM on a table whose signal-to-noise ratio is divided by ``snr_shift_scale``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Autoencoder:
-    """What is special to a class of autoencoders: frames, the side of patches that are places, how latents are normal.
-
-    ``normal`` is "scale" (scaling_factor and shift_factor), "channels" (latents_mean and latents_std) or "batch" (the
-    running mean and variance of a batch norm).
-    """
-
-    frames: bool = False
-    patch: int = 1
-    normal: str = "scale"
-
-
-AUTOENCODERS = {
-    "AutoencoderKL": Autoencoder(),
-    "AutoencoderDC": Autoencoder(),
-    "AutoencoderTiny": Autoencoder(),
-    "AutoencoderKLQwenImage": Autoencoder(frames=True, normal="channels"),
-    "AutoencoderKLFlux2": Autoencoder(patch=2, normal="batch"),
-}
 
 
 def is_for(path: Path) -> bool:
@@ -148,7 +130,12 @@ def load_wrapped(
     usual = torch.get_default_dtype()
     try:
         pipe = library.DiffusionPipeline.from_pretrained(
-            path, torch_dtype=dtype, local_files_only=True, variant=variant, use_safetensors=True
+            path,
+            torch_dtype=dtype,
+            local_files_only=True,
+            variant=variant,
+            use_safetensors=True,
+            **{part: None for part in UNREAD if part in index},
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise WeightsError(f"diffusers cannot open {path}: {str(error).splitlines()[0]}") from error
@@ -169,7 +156,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
     way = way_of(type(pipe).__name__, named)
     row, process = way or Way(title=named), _process(pipe, path, way)
     side = row.packed or 1
-    channels, codec, factor = _codec(pipe, path, int(told["in_channels"]), side)
+    channels, codec, factor = codec_of(pipe, path, int(told["in_channels"]), side)
     outer = int(told.get("out_channels") or told["in_channels"])
     outer = 2 * channels if told.get("learn_sigma") else channels if side > 1 else outer
     config = WrappedConfig(
@@ -215,7 +202,13 @@ def wrapped(pipe: Any, path: Path) -> Model:
         defaults=_defaults(process, row, network, codec, factor * side),
         notes=lambda prompt: said,
         schedule_of=process.schedule_of,
+        seams=Seams(networks=lambda: {"denoiser": (net, own_names(net))}),
     )
+
+
+def own_names(net: nn.Module) -> KeyTable:
+    """The names of a network of diffusers: ours are the same, and the authors' are not known."""
+    return KeyTable.of((name, "-", name) for name, _ in net.named_parameters())
 
 
 def _defaults(process: Process, row: Way, network: Wrapped, codec: Codec, factor: int) -> Defaults:
@@ -306,51 +299,6 @@ def _process(pipe: Any, path: Path, way: Way | None) -> Process:
     mu = SHIFTS["distilled" if distilled and row.mu == "line" else row.mu](told, str(path))
     of = by_tokens(mu, row.patch, linear)
     return replace(found, schedule=Flow(), schedule_of=of)
-
-
-def _codec(pipe: Any, path: Path, channels: int, side: int) -> tuple[int, Codec, int]:
-    """The channels of x, pixels and latents, and how many pixels a side of a place is.
-
-    ``channels`` go into the network, in patches of ``side`` places a side.
-    """
-    vae = getattr(pipe, "vae", None)
-    if vae is None:
-        size = pipe.unet.config.get("sample_size") if hasattr(pipe, "unet") else None
-        if channels not in (1, 3) or not isinstance(size, int) or hasattr(pipe, "vqvae"):
-            raise WeightsError(f"{path} has no autoencoder that is known here, and its values are no pixels")
-        return channels, Pixels(channels, size, size), 1
-    named, told = type(vae).__name__, vae.config
-    if named not in AUTOENCODERS:
-        raise WeightsError(
-            f"the autoencoder of {path} is {named}, which is not known how to call; known: {', '.join(AUTOENCODERS)}"
-        )
-    kind = AUTOENCODERS[named]
-    latent = int(told.get("latent_channels") or told["z_dim"]) * kind.patch**2
-    if channels != latent * side**2:
-        raise WeightsError(
-            f"the denoiser of {path} reads {channels} channels, and its autoencoder makes "
-            f"{latent}: packed latents, and pictures beside them, are followed for the classes of `sfumato families`"
-        )
-    if kind.normal == "scale" and told.get("latents_mean") is not None:
-        raise WeightsError(f"the autoencoder of {path} has a mean for each channel, which is not followed")
-    blocks = told.get("block_out_channels") or told.get("encoder_block_out_channels")
-    factor = kind.patch * 2 ** (len(blocks) - 1 if blocks else len(told["temperal_downsample"]))
-    config = WrappedVaeConfig(latent=latent, factor=factor, frames=kind.frames, patch=kind.patch)
-    mean, std = _normal(vae, kind)
-    return latent, Latent(WrappedVae(vae.eval().requires_grad_(False), config), mean, std), factor
-
-
-def _normal(vae: Any, kind: Autoencoder) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of the latent, or of all."""
-    told = vae.config
-    if kind.normal == "channels":
-        mean, std = told["latents_mean"], told["latents_std"]
-    elif kind.normal == "batch":
-        spread = (vae.bn.running_var.double() + told["batch_norm_eps"]).sqrt()
-        return vae.bn.running_mean.detach().double().clone(), spread.detach()
-    else:
-        mean, std = [told.get("shift_factor") or 0.0], [1 / float(told.get("scaling_factor") or 1.0)]
-    return torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
 
 
 def _conditioner(pipe: Any, network: Wrapped, way: Way) -> Conditioner:
