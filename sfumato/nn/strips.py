@@ -28,19 +28,20 @@ class Strips:
         """Take ``rows`` rows at a time to ``device``; maps stay on ``keep``."""
         self.rows, self.device, self.keep = rows, device, keep
 
-    def cuts(self, height: int) -> Iterator[tuple[int, int, int, int]]:
-        """Each strip's first row and the one after its last, and the same with a row around where there is one."""
+    def cuts(self, height: int, reach: int = 1) -> Iterator[tuple[int, int, int, int]]:
+        """Each strip's first row and the one after its last, and both with ``reach`` rows around where there are."""
         for first in range(0, height, self.rows):
             last = min(first + self.rows, height)
-            yield first, last, max(0, first - 1), min(height, last + 1)
+            yield first, last, max(0, first - reach), min(height, last + reach)
 
-    def over(self, x: Tensor, layer: Take, *, scale: int = 1) -> Tensor:
+    def over(self, x: Tensor, layer: Take, *, scale: int = 1, reach: int = 1) -> Tensor:
         """``layer`` of every strip of ``x`` (B, C, H, W): (B, C', scale H, scale W).
 
-        ``layer`` may hold one 3 x 3 convolution, after which rows are ``scale`` times as many.
+        ``layer`` may look ``reach`` rows up and down, as that many 3 x 3 convolutions do, after which there are
+        ``scale`` times as many.
         """
         out: Tensor | None = None
-        for first, last, low, high in self.cuts(x.shape[2]):
+        for first, last, low, high in self.cuts(x.shape[2], reach):
             done = layer(x[:, :, low:high].to(self.device))
             done = done[:, :, scale * (first - low) : done.shape[2] - scale * (high - last)]
             if out is None:

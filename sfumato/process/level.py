@@ -30,6 +30,14 @@ class Level(NamedTuple):
         """``sigma / alpha``: the noise level in the variance-exploding frame, the sigma of k-diffusion."""
         return math.inf if self.alpha == 0 else self.sigma / self.alpha
 
+    @property
+    def deviation(self) -> float:
+        """The deviation that x is begun with in place of sigma: that of data and noise of 1, but 1 at the least.
+
+        On a rectified flow x has less than 1 on the way, and is begun with noise of 1 all the same.
+        """
+        return max(1.0, math.hypot(self.alpha, self.sigma))
+
 
 CLEAN = Level(0.0, 1.0, 0.0)
 """No noise at all: where a walk ends. No network is asked here."""
