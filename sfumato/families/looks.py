@@ -129,22 +129,27 @@ def wordless(config: FluxConfig, nets: Mapping[str, Any], rows: int) -> Cond:
 def seen(cond: Cond, prompts: Sequence[Prompt], nets: Mapping[str, Any]) -> Cond:
     """``cond`` of ``prompts`` with the tokens of their pictures behind those of their texts.
 
-    Each is multiplied by its strength (docs/conventions.md#prompts). InvalidRequest for prompts of which some
-    have more pictures than others, since rows of a condition are equally long.
+    Strengths act as docs/conventions.md says (Pictures in prompts). InvalidRequest for prompts of which some have more
+    pictures than others, since rows of a condition are equally long.
     """
     counts = {len(prompt.looks) for prompt in prompts}
     if counts <= {0} or cond.tokens is None:
         return cond
     if len(counts) > 1:
         raise InvalidRequest("prompts of one call must have equally many pictures: embed each by itself")
-    rows = []
+    rows, counts = [], []
     for prompt in prompts:
-        made = [
-            look.strength * tokens_of(look.pixels, nets["looker"], nets["redux"]) for look in prompt.looks
-        ]
-        rows.append(torch.cat(made, dim=1))
-    more = torch.cat(rows).to(cond.tokens)
-    return replace(cond, tokens=torch.cat((cond.tokens, more), dim=1))
+        made = [tokens_of(look.pixels, nets["looker"], nets["redux"]) for look in prompt.looks]
+        pairs = list(zip(prompt.looks, made, strict=True))
+        rows.append(torch.cat([one if look.attention else look.strength * one for look, one in pairs], dim=1))
+        often = [one.new_full(one.shape[:2], look.strength if look.attention else 1.0) for look, one in pairs]
+        counts.append(torch.cat(often, dim=1))
+    more, weights = torch.cat(rows).to(cond.tokens), torch.cat(counts).to(cond.tokens)
+    tokens = torch.cat((cond.tokens, more), dim=1)
+    if bool((weights == 1).all()):
+        return replace(cond, tokens=tokens)
+    once = weights.new_ones(cond.tokens.shape[:2])
+    return replace(cond, tokens=tokens, counts=torch.cat((once, weights), dim=1))
 
 
 def tokens_of(pixels: NDArray[np.uint8], looker: Siglip, embedder: Redux) -> Tensor:

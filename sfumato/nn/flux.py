@@ -107,13 +107,14 @@ class Flux(nn.Module):
         manner: Manner | None = None,
         regions: Tensor | None = None,
         owner: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
         ``tokens`` (B, S, tokens), of which padding counts like the rest (``mask`` is not read); ``vector`` (B,
         vector); ``guidance`` (B,) the strength of distilled guidance; ``reference`` (B, C, H', W') a picture's
-        latents to look at (Kontext). Sides are even; ValueError otherwise. ``manner``, ``regions`` and ``owner`` are
-        Cond's.
+        latents to look at (Kontext). Sides are even; ValueError otherwise. ``manner``, ``regions``, ``owner`` and
+        ``counts`` are Cond's.
         """
         if any(side % 2 for side in (*x.shape[-2:], *(() if reference is None else reference.shape[-2:]))):
             raise ValueError(f"sides {tuple(x.shape[-2:])} must be even")
@@ -127,7 +128,7 @@ class Flux(nn.Module):
         turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta, wide)
         steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance.double(), x)
         h, text = self.enter(rows), self.words(tokens)
-        told, sides, last = told_of(manner, regions, owner), (height, width), len(self.double_blocks)
+        told, sides, last = told_of(manner, regions, owner, counts), (height, width), len(self.double_blocks)
         for number, block in enumerate(self.double_blocks):
             h, text = block(h, text, steer, turn, None if told is None else told.at(number, sides))
         count = text.shape[1]

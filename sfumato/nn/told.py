@@ -23,7 +23,8 @@ EPS = 1e-5
 class Told:
     """The manner of a call, and the regions of its rows: ``regions`` (B, R, H, W) and ``owner`` (B, S) as in Cond.
 
-    ``counts`` (B, S) is True at the tokens of a text that count, where text and picture are one row; None for all.
+    ``counts`` (B, S) is True at the tokens of a text that count, or how often each does, where text and picture are
+    one row; None where all count once.
     """
 
     manner: Manner
@@ -103,7 +104,7 @@ class Place:
                 return value.flatten(2)
             alone = torch.eye(query.shape[1], dtype=torch.bool, device=query.device)
             alone[:text] = alone[:, :text] = True
-            return attend(query, key, value, alone[None] if mask is None else mask & alone)
+            return attend(query, key, value, alone[None] if mask is None else _where(alone, mask))
         if self.number in manner.share:
             return self._shared(query, key, value, text)
         return attend(query, key, value, mask)
@@ -122,7 +123,7 @@ class Place:
             weights = keys.new_zeros(1, 1, keys.shape[1])
             weights[..., key.shape[1] :] = math.log(manner.weight) if manner.weight else -math.inf
             if mask is not None:
-                weights = torch.where(mask, weights, -math.inf)
+                weights = torch.where(mask, weights, -math.inf) if mask.dtype == torch.bool else weights + mask
         first = attend(query[:half], keys, values, mask if weights is None else weights)
         return torch.cat((first, attend(query[half:], key[half:], value[half:], rest)))
 
@@ -143,9 +144,15 @@ class Place:
         return torch.where(open_.any(-1, keepdim=True), open_, rest)
 
     def _counting(self, length: int) -> Tensor | None:
-        """Which of a joint row's ``length`` tokens and places count, (B, 1, L); None for all."""
+        """Which of a joint row's ``length`` tokens and places count, (B, 1, L) bool; None for all.
+
+        Where numbers say how often, their logarithms, to be added to scores: ``w exp(s) = exp(s + log w)``.
+        """
         counts = self.told.counts
-        return None if counts is None else F.pad(counts, (0, length - counts.shape[1]), value=True)[:, None]
+        if counts is None:
+            return None
+        whole = F.pad(counts, (0, length - counts.shape[1]), value=1)[:, None]
+        return whole if whole.dtype == torch.bool else whole.log()
 
     def _joint(self, length: int, text: int) -> Tensor | None:
         """The mask (B, L or 1, L) of text and picture in one row: tokens see those of their own region and its places.
@@ -153,7 +160,8 @@ class Place:
         Of the text only what counts; None for all.
         """
         counts, owner = self._counting(length), self.told.owner
-        seen = self.seen(self.told.counts)
+        told = self.told.counts
+        seen = self.seen(None if told is None else told > 0)
         if self.told.regions is None or seen is None or owner is None:
             return counts
         mask = seen.new_ones(len(seen), length, length)
@@ -161,7 +169,12 @@ class Place:
         mask[:, :text, :text] = owner[:, :, None] == owner[:, None, :]
         mask[:, text:end, :text] = seen
         mask[:, :text, text:end] = seen.transpose(1, 2)
-        return mask if counts is None else mask & counts
+        return mask if counts is None else _where(mask, counts)
+
+
+def _where(open_: Tensor, counts: Tensor) -> Tensor:
+    """The mask of what is both ``open_``, which is bool, and counts; ``counts`` is bool or added to scores."""
+    return open_ & counts if counts.dtype == torch.bool else torch.where(open_, counts, -math.inf)
 
 
 def around(layer: Callable[[Tensor], Tensor], x: Tensor, wrap: tuple[bool, bool], stride: int = 1) -> Tensor:

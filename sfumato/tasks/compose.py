@@ -152,6 +152,10 @@ def merged(wants: list[Cond], regions: Tensor) -> Cond:
     masks = [want.mask for want in wants if want.mask is not None]
     if masks:
         doors["mask"] = torch.cat(masks, 1)
+    if any(want.counts is not None for want in wants):
+        often = [want.counts for want in wants]
+        once = [torch.ones(part.shape[:2], device=part.device) for part in tokens]
+        doors["counts"] = torch.cat([b if a is None else a for a, b in zip(often, once, strict=True)], 1)
     vectors = [want.vector for want in wants if want.vector is not None]
     if vectors:
         weights = regions.mean((0, 2, 3)) / regions.mean((0, 2, 3)).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from annotated_types import Ge, Le
@@ -91,6 +91,14 @@ class Sampling:
         default=None, description="make only the picture of this number, of the many that count asks for"
     )
     look: Looks = Field(default=(), validate_default=True, description=DESCRIPTION)
+    look_by: Literal["tokens", "attention"] = Field(
+        default="tokens", description="what strengths of look multiply: tokens, or the attention that they get"
+    )
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """The pictures of ``look`` as parts of a prompt."""
+        return tuple(replace(one, attention=self.look_by == "attention") for one in self.look)
 
     def resolved(self, defaults: Any) -> dict[str, Any]:
         """All fields as a dictionary, with the model's ``defaults`` where a field is None.
@@ -181,7 +189,7 @@ class Plan:
 
         The task's pictures are part of what is wanted, or ``looks``, where ``prompt`` is about another picture.
         """
-        want = await self._told(prompt, "prompt", self.task.look if looks is None else looks)
+        want = await self._told(prompt, "prompt", self.task.looks if looks is None else looks)
         if self.model.defaults.distilled:  # nothing is avoided, and encoding it may cost more than a step
             if isinstance(want, Script) and any(
                 sum(weight for _, weight in stage.parts) != 1 for stage in want.stages

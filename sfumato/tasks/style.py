@@ -94,7 +94,7 @@ class Style(Sized, Prompted):
                 return to.result(await model.decode(z.expand(len(to.rows), *z.shape[1:])))
             x = to.start(z)
             noise = (x - first.alpha * z) / first.sigma
-        unseen = tuple(replace(look, strength=0.0, attention=False) for look in self.look)  # as many tokens as the prompt has
+        unseen = tuple(replace(look, strength=0.0) for look in self.look)  # as many tokens as the prompt has
         reference = single((await to.conditions(self.source, None, looks=unseen))[0], "source")
         if self.path == "inverted":
             along = await inverted_path(to, y, reference)

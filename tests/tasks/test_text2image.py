@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from sfumato.cli.options import OF_MODEL, options_of
+from sfumato.cli.options import given as said
 from sfumato.errors import InvalidRequest
 from sfumato.model import Defaults
 from sfumato.tasks.task import make
@@ -142,22 +143,23 @@ def options() -> dict[str, click.Option]:
 def test_the_command_lines_options_are_the_fields() -> None:
     assert list(options()) == FIELDS[1:]
     schema = TypeAdapter(Text2Image).json_schema()["properties"]
-    kinds = {"string": "text", "integer": "integer", "number": "float"}
+    kinds = {"string": "text", "integer": "integer", "number": "float", "array": "text"}
     for name, option in options().items():
         assert option.opts == [f"--{name.replace('_', '-')}"]
         assert option.help is not None
         assert schema[name]["description"] in option.help
         hint = schema[name].get("type") or schema[name]["anyOf"][0]["type"]
         assert option.type.name == kinds[hint]
+        assert option.multiple == (hint == "array")
         default = schema[name]["default"]
         told = "(default: the model's)" if name in OF_MODEL else f"(default: {default})"
-        assert (told in option.help) == (default is not None or name in OF_MODEL)
+        assert (told in option.help) == (default not in (None, []) or name in OF_MODEL)
 
 
 def test_options_left_out_are_not_values() -> None:
     probe.main(["--steps", "3"], standalone_mode=False)
     values = probe.given  # type: ignore[attr-defined]
-    assert {k: v for k, v in values.items() if v is not None} == {"steps": 3}
+    assert said(values) == {"steps": 3}
 
 
 @pytest.mark.parametrize(
@@ -214,8 +216,8 @@ def test_what_is_left_out_is_the_models() -> None:
     assert list(chosen) == FIELDS
     own = {"sampler": "ddim", "grid": "karras", "guide": "cfg", "size": "128x96"}
     fixed = {"prompt": "x", "negative": None, "seed": 0, "count": 1, "noise": "stream", "pick": None}
-    fixed |= {"dialect": "plain", "clip_skip": 0}
-    fixed |= dict.fromkeys(("prompt_2", "prompt_3", "negative_2", "negative_3"))
+    fixed |= {"dialect": "plain", "clip_skip": 0, "look": [], "look_by": "tokens"}
+    fixed |= dict.fromkeys(("prompt_2", "prompt_3", "negative_2", "negative_3", "embedded"))
     assert chosen == {**fixed, "steps": 5, "guidance": 0.0, **own}
     assert Text2Image(**chosen).resolved(DEFAULTS) == chosen
 
