@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"errors", "files", "process", "nn", "weights", "data", "engine"},
 }
 MAY_IMPORT["adapted"] = {"errors", "adapters", "device", "model", "picture", "text"}
+MAY_IMPORT["merging"] = {"errors", "adapters", "families", "weights"}
 MAY_IMPORT["remaking"] = {"errors", "model", "picture"}
 MAY_IMPORT["loaded"] = {"errors", "ask", "process", "adapted", "engine", "families", "model", "picture"}
 MAY_IMPORT["loaded"] |= {"embedding", "preview", "tasks"}

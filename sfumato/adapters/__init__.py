@@ -5,7 +5,7 @@ says what a file holds, ``save_adapter`` writes one; ``load_embedding`` and ``te
 """
 
 from sfumato.adapters.about import describe
-from sfumato.adapters.apply import Applied, apply
+from sfumato.adapters.apply import Applied, Merging, apply
 from sfumato.adapters.embedding import Embedding, Words, load_embedding, teach
 from sfumato.adapters.names import Network
 from sfumato.adapters.place import Placed, Strength, place
@@ -17,6 +17,7 @@ __all__ = [
     "Applied",
     "Embedding",
     "Layer",
+    "Merging",
     "Network",
     "Placed",
     "Strength",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.live import Gate, Share, attach, is_plain
-from sfumato.adapters.names import gather, scatter, split
+from sfumato.adapters.names import Network, gather, scatter, split
 from sfumato.adapters.place import Networks, Placed, Strength, Update, place
 from sfumato.adapters.read import Adapter
 from sfumato.errors import InvalidRequest, WeightsError
@@ -181,18 +181,51 @@ class Applied:
     def _merge(self, where: str, name: str, acts: Iterable[_Act]) -> Tensor:
         """The parameter ``name`` with all its updates."""
         network = self.networks[where]
-        old = network.parameter(name).detach()
-        total = old.float()
-        total = total.clone(memory_format=torch.preserve_format) if total is old else total
-        for act in acts:
-            spot = act.update.spot
-            scatter(spot, act.update.formula.delta(gather(spot, network)), name, total, act.factor)
-        new = total.to(old.dtype)
-        if not is_finite(new):
-            raise WeightsError(
-                f"{where}.{name} with its adapters has values beyond {old.dtype}: lower the strength"
-            )
+        new = _sum(network, name, acts).to(network.parameter(name).dtype)
+        check_held(new, where, name)
         return new
+
+
+class Merging:
+    """Adapters in weights that are read one by one: ``value`` is each changed parameter of ours, float32.
+
+    ``changed`` are their names by place, ``placed`` says where the adapters lie.
+    """
+
+    def __init__(self, networks: Networks, adapters: Chosen, *, partial: bool = False) -> None:
+        """Find all places; the errors are those of ``apply``, and InvalidRequest for strengths between two levels."""
+        found = [place(adapter, networks, partial=partial) for adapter, _ in adapters]
+        self.networks = networks
+        self.placed, self._acts = _choose(found, adapters)
+        if any(not act.strength.always for acts in self._acts.values() for act in acts):
+            raise InvalidRequest("adapters that are merged act at every level: leave lo and hi out")
+        self.changed: dict[str, tuple[str, ...]] = {}
+        for where, name in self._acts:
+            self.changed[where] = (*self.changed.get(where, ()), name)
+
+    def value(self, where: str, name: str) -> Tensor:
+        """The parameter ``name`` of the network at ``where`` with all its updates, not yet rounded."""
+        with torch.no_grad():
+            return _sum(self.networks[where], name, self._acts[where, name])
+
+
+def _sum(network: Network, name: str, acts: Iterable[_Act]) -> Tensor:
+    """The parameter ``name`` with all its updates, float32."""
+    old = network.parameter(name).detach()
+    total = old.float()
+    total = total.clone(memory_format=torch.preserve_format) if total is old else total
+    for act in acts:
+        spot = act.update.spot
+        scatter(spot, act.update.formula.delta(gather(spot, network)), name, total, act.factor)
+    return total
+
+
+def check_held(values: Tensor, where: str, name: str) -> None:
+    """Refuse merged ``values`` that their dtype cannot hold."""
+    if not is_finite(values):
+        raise WeightsError(
+            f"{where}.{name} with its adapters has values beyond {values.dtype}: lower the strength"
+        )
 
 
 def apply(

@@ -32,6 +32,14 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.option("--family", default=None, help="the checkpoint's family, where its keys do not tell it")
 @click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"')
 @click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="FILE[:0.8]",
+    help="merge an adapter (LoRA and its kin) into the weights, this strongly (may be repeated)",
+)
+@click.option("--partial", is_flag=True, help="leave out of adapters what finds no place in the checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
 def command(
     source: str,
@@ -42,22 +50,43 @@ def command(
     family: str | None,
     variant: str | None,
     allow_pickle: bool,
+    adapters: tuple[str, ...],
+    partial: bool,
     as_json: bool,
 ) -> None:
-    """Write the checkpoint SOURCE to TARGET in another layout, bit for bit unless --dtype is given.
+    """Write the checkpoint SOURCE to TARGET in another layout, bit for bit unless --dtype or --adapter is given.
 
     SOURCE is a file, a folder, or the name of a hub model in the local cache; TARGET must not exist.
+
+    sfumato convert sd15 sd15-ink.safetensors --to original --adapter ink.safetensors:0.8
     """
     size = parse_size(shard_size) if shard_size is not None else None
 
+    from sfumato.adapted import Given
     from sfumato.device import dtype_named
     from sfumato.families.convert import convert
+    from sfumato.merging import merge
     from sfumato.weights.hub import resolve
     from sfumato.weights.source import open_source
 
     with open_source(resolve(source), variant=variant, allow_pickle=allow_pickle) as opened:
         chosen = dtype_named(dtype, "cpu") if dtype else None
-        done = convert(opened, target, layout, dtype=chosen, shard_bytes=size, family=family)
+        uses = Given(adapters=adapters, partial=partial).uses()
+        if partial and not uses:
+            raise InvalidRequest("--partial is about adapters: give one with --adapter, or leave it out")
+        if uses:
+            done = merge(
+                opened,
+                target,
+                layout,
+                uses,
+                dtype=chosen,
+                shard_bytes=size,
+                family=family,
+                allow_pickle=allow_pickle,
+            )
+        else:
+            done = convert(opened, target, layout, dtype=chosen, shard_bytes=size, family=family)
     if as_json:
         click.echo(json.dumps({"path": str(done.path), "notes": list(done.notes)}))
         return

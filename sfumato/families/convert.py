@@ -23,7 +23,7 @@ from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.inspect import Report, inspect
 from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
 from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks, usual_names
-from sfumato.families.stream import as_it_is, last_block, stream, without_last
+from sfumato.families.stream import Changes, as_it_is, last_block, stream, without_last
 from sfumato.files import sync_folder, why_unwritable, write_bytes
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.unet import UNetConfig
@@ -87,12 +87,15 @@ def convert(
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
     family: str | None = None,
+    changes: Mapping[str, Changes] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Converted:
     """Write the checkpoint ``source`` to ``target`` in ``layout`` ("diffusers": a folder; "original": one file).
 
     A network that comes alone becomes a folder of one component, or a file without prefixes. ``dtype`` converts
     floating-point weights of the networks; ``shard_bytes`` is the most that a file should hold. ``family`` overrules
-    what is found. ``target`` must not exist; it is whole or absent.
+    what is found. ``changes`` are values of parameters of ours in place of those that are read, by place and name;
+    ``metadata`` is written to the headers besides. ``target`` must not exist; it is whole or absent.
 
     Raises WeightsError if ``source`` is of no known network, holds values that float16 cannot, or has a network
     that the other layout has no names for; OutputError if ``target`` cannot be written.
@@ -110,7 +113,9 @@ def convert(
         ]
     if report.variant == "refiner":
         chosen = "sdxl-refiner"  # its encoder stands elsewhere
-    job = _Job(source, open_checkpoint(source), report, chosen, dtype, shard_bytes)
+    job = _Job(
+        source, open_checkpoint(source), report, chosen, dtype, shard_bytes, changes or {}, metadata or {}
+    )
     if (
         chosen is not None
         and chosen not in SINGLE
@@ -139,6 +144,8 @@ class _Job:
     family: str | None
     dtype: torch.dtype | None
     shard_bytes: int | None
+    changes: Mapping[str, Changes]
+    metadata: Mapping[str, str]
 
     @property
     def alone(self) -> bool:
@@ -166,7 +173,7 @@ class _Job:
             told = part.source.config or settings.network(
                 part, self.family, bool(getattr(part.config, "projection", 0))
             )
-            self._component(folder, part, told)
+            self._component(folder, place, part, told)
             return [] if part.source.config else _unsure(self.family, parts)
         if self.source.parts:
             return self._again(folder, parts)
@@ -186,7 +193,7 @@ class _Job:
             if place == "vae" and NORMAL_MARKS[0] in self.source.entries:
                 mean, std = (self.source.read(name).flatten().tolist() for name in NORMAL_MARKS)
                 told |= {"scaling_factor": 0.5, "latents_mean": mean, "latents_std": std}
-            taken = self._component(folder / names[place], part, told)
+            taken = self._component(folder / names[place], place, part, told)
             used |= self._own(place, taken)
         notes = self._kept(folder, [name for name in self.source.entries if name not in used])
         self._settings(folder, shown)
@@ -195,7 +202,7 @@ class _Job:
     def _pixels(self, folder: Path, part: Part) -> list[str]:
         """Write the folder of a U-Net on pixels, with how it is sampled, which its own settings do not tell."""
         unet, scheduler, index = pixel_settings.folder(part)
-        self._component(folder / "unet", part, unet)
+        self._component(folder / "unet", "denoiser", part, unet)
         (folder / "scheduler").mkdir()
         _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         _write_json(folder / "model_index.json", index)
@@ -211,20 +218,22 @@ class _Job:
     def _has(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.source.entries)
 
-    def _component(self, folder: Path, part: Part, told: Mapping[str, object]) -> set[str]:
+    def _component(self, folder: Path, place: str, part: Part, told: Mapping[str, object]) -> set[str]:
         """Write one component; returns the names in the source that it was made of."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = "model" if part.kind in ("clip", "t5", *LANGUAGES, "siglip") else "diffusion_pytorch_model"
-        tensors, used = stream(part, "diffusers", self.dtype)
-        write_all(folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt"})
+        tensors, used = stream(part, "diffusers", self.dtype, self.changes.get(place))
+        write_all(
+            folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt", **self.metadata}
+        )
         _write_json(folder / "config.json", told)
         return used
 
     def _again(self, folder: Path, parts: Mapping[str, Part]) -> list[str]:
         """A folder from a folder: its settings and vocabularies as they are, its weights anew."""
         copied = _copy_settings(self.source.path, folder)
-        for part in parts.values():
-            self._component(folder / part.source.path.name, part, part.source.config)
+        for place, part in parts.items():
+            self._component(folder / part.source.path.name, place, part, part.source.config)
         left = [name for name, part in self.source.parts.items() if part.entries and name not in FOLDERS]
         told = [f"not converted, since no network is known there: {', '.join(left)}"] if left else []
         if copied:
@@ -268,7 +277,7 @@ class _Job:
         tensors: dict[str, Writable] = {}
         notes: list[str] = []
         if self.alone:
-            part = next(iter(self.checkpoint.parts.values()))
+            place, part = next(iter(self.checkpoint.parts.items()))
             if part.kind in ("t5", *LANGUAGES, "siglip"):
                 raise WeightsError(
                     "such an encoder has one layout; nothing is to be converted but its dtype (--to diffusers)"
@@ -278,10 +287,11 @@ class _Job:
                     "U-Nets on pixels are written in diffusers' layout alone: in their authors' files nothing tells "
                     "the schedule and the heads of one that they did not publish"
                 )
-            tensors, used = stream(part, "original", self.dtype)
+            tensors, used = stream(part, "original", self.dtype, self.changes.get(place))
             left = [name for name in self.source.entries if name not in used]
             notes = [f"left out, which the layout has no name for: {', '.join(left[:5])}"] if left else []
-            return write_all(target, tensors, self.shard_bytes, dict(self.source.metadata)), notes
+            told = {**self.source.metadata, **self.metadata}
+            return write_all(target, tensors, self.shard_bytes, told), notes
         if self.family is None:
             raise WeightsError(
                 f"{self.source.path} has no denoiser, so its family and prefixes are not known"
@@ -296,7 +306,7 @@ class _Job:
             prefix, layout = places[place]
             if not self.source.parts and not self._has(prefix):
                 prefix = next(p for p, at in PREFIXES if at == place and self._has(p))
-            made, taken = stream(part, layout, self.dtype)
+            made, taken = stream(part, layout, self.dtype, self.changes.get(place))
             tensors |= {prefix + name: tensor for name, tensor in made.items()}
             named |= set() if self.source.parts else self._own(place, taken)
             if place == "text" and self.family in ("sd2", "x4") and self.source.parts:
@@ -306,7 +316,7 @@ class _Job:
             kept = {name: as_it_is(self.source, name) for name in self.source.entries if name in names}
         tensors |= kept
         notes += self._markers(tensors)
-        return write_all(target, tensors, self.shard_bytes, self._metadata()), notes
+        return write_all(target, tensors, self.shard_bytes, {**self._metadata(), **self.metadata}), notes
 
     def _kept_before(self) -> dict[str, Writable]:
         """The tensors that a folder keeps for the original layout."""
@@ -387,7 +397,7 @@ def _unsure(family: str | None, parts: Mapping[str, Part]) -> list[str]:
         notes.append(
             "T5's tokenizer is not in the source: put it into the folder (spiece.model or tokenizer.json)"
         )
-    if family is None and any(part.kind == "vae" for part in parts.values()):
+    if family is None and any(part.kind in ("vae", "dcae") for part in parts.values()):
         notes.append(
             "the latent's scaling_factor is not told by an autoencoder alone; its config.json has none"
         )

@@ -13,7 +13,8 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Part
 from sfumato.nn.clip import ClipConfig
 from sfumato.weights.links import Link, Shape, links, prove
-from sfumato.weights.load import Unfilled, check_shapes, fill, joined_dtype
+from sfumato.weights.load import check_shapes, fill, hollow, joined_dtype
+from sfumato.weights.reading import is_finite
 from sfumato.weights.save import Stored, Writable, stored_link
 from sfumato.weights.source import Source
 
@@ -38,19 +39,46 @@ class Streamed:
         self.load().write(file)
 
 
-def stream(part: Part, layout: str, dtype: torch.dtype | None = None) -> tuple[dict[str, Writable], set[str]]:
-    """The tensors of ``part`` in ``layout``, read when they are written, and the source's names they are made of."""
+Changes = Mapping[str, Callable[[], Tensor]]
+"""New values of parameters of ours, float32, by name: made when they are written."""
+
+
+def stream(
+    part: Part, layout: str, dtype: torch.dtype | None = None, changes: Changes | None = None
+) -> tuple[dict[str, Writable], set[str]]:
+    """The tensors of ``part`` in ``layout``, read when they are written, and the source's names they are made of.
+
+    Parameters named in ``changes`` are written with the values that these make.
+    """
+    shapes, before, origin = _origin(part)
+    tensors: dict[str, Writable] = {}
+    for link in links(part.table, layout, shapes):
+        tensors |= _streamed(link, origin, shapes, part.source, dtype, changes or {})
+    return tensors, {name for link in before for name in link.theirs}
+
+
+def reader(part: Part) -> Callable[[str], Tensor]:
+    """Reads a parameter of ours of ``part`` by its name, in the dtype of the file."""
+    shapes, _, origin = _origin(part)
+
+    def read(name: str) -> Tensor:
+        own = origin[name]
+        stored = joined_dtype([part.source[each].torch_dtype for each in own.theirs])
+        made = [torch.empty(shapes[each], dtype=stored) for each in own.ours]
+        fill(own, made, part.source)
+        return made[own.ours.index(name)]
+
+    return read
+
+
+def _origin(part: Part) -> tuple[dict[str, Shape], list[Link], dict[str, Link]]:
+    """The shapes of the parameters of ``part``, the links of its file, and each parameter's own."""
     table = part.table
-    with torch.device("meta"), Unfilled():
-        shapes = {name: tuple(tensor.shape) for name, tensor in part.make().state_dict().items()}
-    before, after = links(table, part.layout, shapes), links(table, layout, shapes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in hollow(part.make).state_dict().items()}
+    before = links(table, part.layout, shapes)
     prove(table, part.layout, before, part.source.entries.keys())
     check_shapes(before, shapes, part.source)
-    origin = {name: link for link in before for name in link.ours}
-    tensors: dict[str, Writable] = {}
-    for link in after:
-        tensors |= _streamed(link, origin, shapes, part.source, dtype)
-    return tensors, {name for link in before for name in link.theirs}
+    return shapes, before, {name: link for link in before for name in link.ours}
 
 
 def _streamed(
@@ -59,6 +87,7 @@ def _streamed(
     shapes: Mapping[str, Shape],
     source: Source,
     dtype: torch.dtype | None,
+    changes: Changes,
 ) -> dict[str, Writable]:
     """The tensors of one link of the new layout; all of them are read when the first is written."""
     stored = joined_dtype([source[name].torch_dtype for ours in link.ours for name in origin[ours].theirs])
@@ -68,7 +97,7 @@ def _streamed(
 
     def load(name: str) -> Writable:
         if not held:
-            held.update(_read(link, origin, shapes, source, stored, kind))
+            held.update(_read(link, origin, shapes, source, stored, kind, changes))
         return held.pop(name)  # what is written is not held
 
     return {
@@ -84,8 +113,9 @@ def _read(
     source: Source,
     stored: torch.dtype,
     kind: torch.dtype,
+    changes: Changes,
 ) -> Mapping[str, Writable]:
-    """The tensors of ``link``, their values read."""
+    """The tensors of ``link``, their values read, or made by ``changes``."""
     values: dict[str, Tensor] = {}
     for name in link.ours:
         if name not in values:
@@ -93,6 +123,10 @@ def _read(
             made = [torch.empty(shapes[each], dtype=stored) for each in own.ours]
             fill(own, made, source)
             values |= dict(zip(own.ours, made, strict=True))
+    for name in [name for name in link.ours if name in changes]:
+        values[name] = changes[name]().to(kind)
+        if not is_finite(values[name]):
+            raise WeightsError(f"{name} with its adapters has values beyond {kind}: lower the strength")
     tensors = [values[name] for name in link.ours]
     if kind == torch.float16 and stored.itemsize > 1:
         for name, tensor in zip(link.theirs, tensors, strict=False):
