@@ -401,6 +401,18 @@ PAPERS: dict[str, Paper] = {
         2024,
         "2410.13720",
     ),
+    "zimage2025": Paper(
+        "{Z-Image Team}",
+        "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer",
+        2025,
+        "2511.22699",
+    ),
+    "yang2025qwen3": Paper(
+        "Yang, An and Li, Anfeng and Yang, Baosong and others",
+        "Qwen3 Technical Report",
+        2025,
+        "2505.09388",
+    ),
     "wang2020minilm": Paper(
         "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
         "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",

@@ -15,7 +15,7 @@ from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.look import redux_table, siglip_table
-from sfumato.families.keys.lumina import language_table, lumina_table
+from sfumato.families.keys.lumina import language_table, lumina_table, zimage_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
@@ -35,6 +35,7 @@ from sfumato.nn.t5 import T5Encoder
 from sfumato.nn.tiny import TinyVae
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.nn.vae import Vae, VaeConfig
+from sfumato.nn.zimage import ZImage, ZImageConfig
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.source import Source
 
@@ -75,6 +76,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "flux": flux_table,
     "chroma": chroma_table,
     "lumina": lumina_table,
+    "zimage": zimage_table,
     "pixart": pixart_table,
     "dit": dit_table,
     "pixels": pixel_table,
@@ -92,6 +94,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "flux": Flux,
     "chroma": Chroma,
     "lumina": Lumina,
+    "zimage": ZImage,
     "pixart": SincosDiT,
     "dit": SincosDiT,
     "pixels": PixelUNet,
@@ -191,6 +194,9 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
     if isinstance(config, LuminaConfig) and told:
         return replace(config, axes=tuple(told.get("axes_dim_rope", config.axes)))
+    if isinstance(config, ZImageConfig) and told:
+        axes, theta = told.get("axes_dims", config.axes), told.get("rope_theta", config.theta)
+        return replace(config, axes=tuple(axes), theta=float(theta))
     if isinstance(config, LanguageConfig) and told:
         return replace(config, told=told)
     if isinstance(config, SiglipConfig) and told:
@@ -254,6 +260,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "flux": shapes.flux,
     "chroma": shapes.chroma,
     "lumina": languages.lumina,
+    "zimage": languages.zimage,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
     "pixels": lambda found, layout: adm.config(found) if layout == "original" else shapes.pixels(found),

@@ -16,15 +16,15 @@ Facts = dict[str, int | bool]
 class Further:
     """A family whose denoiser is of a kind of its own: its name and title, the parts of a picture, what it predicts.
 
-    ``facts`` are sizes from shapes and whether the layout is the authors'; ``variant`` names one by these, the whole
-    source and the class of the pipeline that a folder names.
+    ``facts`` are sizes from shapes and whether the layout is the authors'; ``variant`` names one by these, its
+    source and the whole checkpoint's.
     """
 
     family: str
     title: str
     needs: tuple[str, ...]
     facts: Callable[[Shapes, bool], Facts]
-    variant: Callable[[Facts, Source, str], str | None] = lambda facts, source, pipeline: None
+    variant: Callable[[Facts, Source, Source], str | None] = lambda facts, source, whole: None
     predicts: str = "eps"
 
 
@@ -49,6 +49,15 @@ def lumina(shapes: Shapes, original: bool) -> Facts:
         "depth": count(shapes, "layers."),
         "width": shapes["x_embedder.weight"][0],
         "tokens": shapes[words][1],
+    }
+
+
+def zimage(shapes: Shapes, original: bool) -> Facts:
+    """Z-Image's."""
+    return {
+        "depth": count(shapes, "layers."),
+        "width": shapes["x_embedder.weight" if original else "all_x_embedder.2-1.weight"][0],
+        "tokens": shapes["cap_embedder.1.weight"][1],
     }
 
 
@@ -104,10 +113,10 @@ def pixels(shapes: Shapes, original: bool) -> Facts:
     }
 
 
-def pixart_variant(facts: Facts, source: Source, pipeline: str) -> str:
+def pixart_variant(facts: Facts, source: Source, whole: Source) -> str:
     """Alpha or Sigma: by the pipeline, the embedding of no text (300 tokens in Sigma's), or the sizes that are read."""
     nothing = source.shapes.get("y_embedder.y_embedding", (0,))[0]
-    if "Sigma" in pipeline or nothing == 300:
+    if "Sigma" in str(whole.config.get("_class_name", "")) or nothing == 300:
         return "Sigma"
     return "alpha, 1024 pixels" if facts["sizes"] else "alpha"
 
@@ -127,6 +136,13 @@ FURTHER: dict[str, Further] = {
         facts=lumina,
         predicts="flow",
     ),
+    "zimage": Further(
+        family="z-image",
+        title="Z-Image",
+        needs=("denoiser", "vae", "language"),
+        facts=zimage,
+        predicts="flow",
+    ),
     "pixart": Further(
         family="pixart",
         title="PixArt",
@@ -140,7 +156,7 @@ FURTHER: dict[str, Further] = {
         title="U-Net on pixels",
         needs=("denoiser",),
         facts=pixels,
-        variant=lambda facts, source, pipeline: "by class" if facts["classes"] else "unconditional",
+        variant=lambda facts, source, whole: "by class" if facts["classes"] else "unconditional",
     ),
 }
 """The further families by the kind of their denoiser."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from sfumato.errors import WeightsError
 from sfumato.families.further import FURTHER
-from sfumato.families.marks import prediction_of
+from sfumato.families.marks import prediction_of, says_turbo
 from sfumato.families.signatures import LANGUAGES, PREFIXES, Found, networks, place_of, recognise
 from sfumato.weights.header import Entry
 from sfumato.weights.source import Source, sha256
@@ -23,6 +23,7 @@ TITLES = {
     "sd3": "Stable Diffusion 3",
     "flux": "FLUX.1",
     "kontext": "FLUX.1 Kontext",
+    "z-image-turbo": "Z-Image Turbo",
     **{one.family: one.title for one in FURTHER.values()},
 }
 NEEDS = {
@@ -33,6 +34,7 @@ NEEDS = {
     "sd3": ("denoiser", "vae", "text", "text_2"),
     "flux": ("denoiser", "vae", "text", "text_3"),
     "kontext": ("denoiser", "vae", "text", "text_3"),
+    "z-image-turbo": ("denoiser", "vae", "language"),
     **{one.family: one.needs for one in FURTHER.values()},
 }
 INPUTS = {4: "base", 9: "inpainting", 8: "instruct", 7: "upscaler"}
@@ -113,7 +115,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
         facts = {place: facts_of(one) for place, one in found.items()}
     except (KeyError, IndexError) as error:
         raise WeightsError(f"{source.path} looks like a known network, but {error} does not fit") from error
-    family, variant = family_of(found, facts, str(source.config.get("_class_name", "")))
+    family, variant = family_of(found, facts, source)
     prediction, why = predicted(family, source, found["denoiser"]) if family else (None, None)
     others = _others(source) if "" not in asked else []
     layouts = {one.layout for one in found.values()}
@@ -232,15 +234,17 @@ def facts_of(network: Found) -> dict[str, int | bool]:
 
 
 def family_of(
-    found: Mapping[str, Found], facts: Mapping[str, dict[str, int | bool]], pipeline: str = ""
+    found: Mapping[str, Found], facts: Mapping[str, dict[str, int | bool]], whole: Source
 ) -> tuple[str | None, str | None]:
-    """Family and variant of a denoiser, of a folder for a class of ``pipeline``; None for other networks."""
+    """Family and variant of a denoiser, of the checkpoint ``whole``; None for other networks."""
     if "denoiser" not in found:
         return None, None
     kind, told = found["denoiser"].kind, facts["denoiser"]
     if kind in FURTHER:
         one = FURTHER[kind]
-        return one.family, one.variant(told, found["denoiser"].source, pipeline)
+        if kind == "zimage" and says_turbo(whole):
+            return "z-image-turbo", None
+        return one.family, one.variant(told, found["denoiser"].source, whole)
     if kind == "mmdit":
         if not told["norm"]:
             return "sd3", "3 medium"

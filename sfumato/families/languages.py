@@ -1,4 +1,4 @@
-"""What language models are, from shapes, and the networks that read them, and their settings: Lumina-Image 2.
+"""What language models are, from shapes, and the networks that read them, and their settings: Lumina-Image 2, Z-Image.
 
 As in shapes.py, which has the other networks, and settings.py.
 """
@@ -17,6 +17,7 @@ from sfumato.families.shapes import Shapes, count
 from sfumato.families.signatures import LANGUAGES
 from sfumato.nn.language import Language, LanguageConfig
 from sfumato.nn.lumina import LuminaConfig
+from sfumato.nn.zimage import ZImageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,26 @@ def lumina(shapes: Shapes, layout: str) -> LuminaConfig:
     )
 
 
+def zimage(shapes: Shapes, layout: str) -> ZImageConfig:
+    """The Z-Image of ``shapes``; a quarter of a head turns by the place in the text, the rest by row and column."""
+    original = layout == "original"
+    block = "layers.0."
+    head = shapes[block + ("attention.q_norm.weight" if original else "attention.norm_q.weight")][0]
+    width, inner = shapes["x_embedder.weight" if original else "all_x_embedder.2-1.weight"]
+    return ZImageConfig(
+        depth=count(shapes, "layers.{}."),
+        refiners=count(shapes, "noise_refiner.{}."),
+        width=width,
+        heads=width // head,
+        channels=inner // 4,
+        tokens=shapes["cap_embedder.1.weight"][1],
+        hidden=shapes[block + "feed_forward.w1.weight"][0],
+        steer=shapes["t_embedder.mlp.2.weight"][0],
+        clock=shapes["t_embedder.mlp.0.weight"][0],
+        axes=(head // 4, 3 * head // 8, 3 * head // 8),
+    )
+
+
 def lumina_settings(config: LuminaConfig) -> dict[str, Any]:
     """The ``config.json`` of a transformer of ``config`` in diffusers' layout."""
     return {
@@ -131,4 +152,22 @@ def lumina_settings(config: LuminaConfig) -> dict[str, Any]:
         "ffn_dim_multiplier": 0.25 * config.hidden / config.width,
         "axes_dim_rope": list(config.axes),
         "cap_feat_dim": config.tokens,
+    }
+
+
+def zimage_settings(config: ZImageConfig) -> dict[str, Any]:
+    """The same of a Z-Image; diffusers has no setting for the widths of perceptron and clock."""
+    return {
+        "_class_name": "ZImageTransformer2DModel",
+        "all_patch_size": [2],
+        "all_f_patch_size": [1],
+        "in_channels": config.channels,
+        "dim": config.width,
+        "n_layers": config.depth,
+        "n_refiner_layers": config.refiners,
+        "n_heads": config.heads,
+        "n_kv_heads": config.heads,
+        "cap_feat_dim": config.tokens,
+        "rope_theta": config.theta,
+        "axes_dims": list(config.axes),
     }

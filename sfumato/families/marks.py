@@ -33,6 +33,16 @@ V_SPREAD = 0.09
 """The standard deviation of V_BIAS above which the network predicts v."""
 
 
+def says_turbo(source: Source) -> bool:
+    """Whether a Z-Image is the Turbo: its folder's shift is 3, where the base's is 6, or it is called so.
+
+    (Their networks have the same shapes; the folders of fine-tunes keep the settings of what they were made from.)
+    """
+    scheduler = source.parts.get("scheduler")
+    shift = scheduler.config.get("shift") if scheduler else None
+    return shift <= 3 if isinstance(shift, int | float) else "turbo" in source.path.name.lower()
+
+
 def prediction_of(
     family: str,
     usual: str,

@@ -18,11 +18,11 @@ import torch
 from sfumato.codec import Latent, Pixels
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import chroma, flows, lumina, pixels, sincos, stable, texts
+from sfumato.families import chroma, flows, lumina, pixels, sincos, stable, texts, zimage
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.languages import check_installed
-from sfumato.families.marks import BY_SETTINGS
+from sfumato.families.marks import BY_SETTINGS, says_turbo
 from sfumato.families.split import blind, check_parts, stored, words_of
 from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
 from sfumato.model import Defaults, Model, Seams
@@ -49,6 +49,8 @@ FAMILIES: tuple[Family, ...] = (
     flows.KONTEXT,
     chroma.CHROMA,
     lumina.LUMINA,
+    zimage.BASE,
+    zimage.TURBO,
     sincos.SIGMA,
     sincos.ALPHA,
     sincos.DIT,
@@ -56,7 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     pixels.UNCONDITIONAL,
 )
 """The families, the most special first."""
-TOLD = ((flows.says_kontext, flows.KONTEXT),)
+TOLD = ((flows.says_kontext, flows.KONTEXT), (says_turbo, zimage.TURBO))
 """Families whose networks have another's shapes, and what tells them."""
 
 

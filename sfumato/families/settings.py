@@ -25,6 +25,7 @@ from sfumato.nn.t5 import T5Config
 from sfumato.nn.tiny import TinyConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VaeConfig
+from sfumato.nn.zimage import ZImageConfig
 from sfumato.text.clip import MERGES, pipeline
 
 Settings = dict[str, Any]
@@ -276,6 +277,7 @@ _TELL: dict[type, Callable[[Any], Settings]] = {
     ChromaConfig: _flux,
     SincosConfig: _pixart,
     LuminaConfig: languages.lumina_settings,
+    ZImageConfig: languages.zimage_settings,
     **looks.SETTINGS,
 }
 

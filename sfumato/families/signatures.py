@@ -40,6 +40,8 @@ PREFIXES = (
 SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ("mmdit", "original", "joint_blocks.0.context_block.adaLN_modulation.1.weight"),
     ("mmdit", "diffusers", "transformer_blocks.0.attn.add_q_proj.weight pos_embed.proj.weight"),
+    ("zimage", "original", "cap_pad_token noise_refiner.0.attention.qkv.weight"),
+    ("zimage", "diffusers", "cap_pad_token all_x_embedder.2-1.weight"),
     ("lumina", "original", "cap_embedder.1.weight noise_refiner.0.attention.qkv.weight"),
     (
         "lumina",
@@ -118,7 +120,8 @@ FOREIGN = {
     "Qwen-Image": "transformer_blocks.0.img_mod.1.weight",
     "Wan": "head.modulation",
     "LTX-Video": "patchify_proj.weight",
-    "Z-Image": "cap_pad_token",
+    "Z-Image Omni": "siglip_pad_token",
+    "ControlNet of Z-Image": "control_all_x_embedder.2-1.weight",
     "OmniGen2": "image_index_embedding",
     "SANA": "attention_y_norm.weight",
     "AuraFlow": "double_layers.0.attn.w1q.weight",

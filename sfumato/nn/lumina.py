@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nn.attention import RMSNorm, attend
+from sfumato.nn.attend import attend
+from sfumato.nn.attention import RMSNorm
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.flux import folded, positions
 from sfumato.nn.joint import CLOCK, axis_angles
@@ -54,18 +55,18 @@ class LuminaConfig:
 class LuminaBlock(nn.Module):
     """Attention whose keys and values are shared by several heads, and a gated perceptron (SwiGLU)."""
 
-    def __init__(self, config: LuminaConfig, *, steered: bool = True) -> None:
-        """Build it; it reads the clock if ``steered``."""
+    def __init__(self, width: int, heads: int, groups: int, hidden: int, steer: int = 0) -> None:
+        """Build it for tokens of ``width`` values; it is steered by ``steer`` values, by none if that is 0."""
         super().__init__()
-        width, head = config.width, config.width // config.heads
-        self.heads, self.groups = config.heads, config.groups
-        self.modulation = nn.Linear(config.steer, 4 * width) if steered else None
-        self.qkv = nn.Linear(width, (config.heads + 2 * config.groups) * head, bias=False)
+        head = width // heads
+        self.heads, self.groups = heads, groups
+        self.modulation = nn.Linear(steer, 4 * width) if steer else None
+        self.qkv = nn.Linear(width, (heads + 2 * groups) * head, bias=False)
         self.q_norm, self.k_norm = RMSNorm(head, EPS), RMSNorm(head, EPS)
         self.out = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(width, config.hidden, bias=False)
-        self.up = nn.Linear(width, config.hidden, bias=False)
-        self.down = nn.Linear(config.hidden, width, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
         self.before, self.after = RMSNorm(width, EPS), RMSNorm(width, EPS)
         self.before_up, self.after_down = RMSNorm(width, EPS), RMSNorm(width, EPS)
 
@@ -74,7 +75,7 @@ class LuminaBlock(nn.Module):
     ) -> Tensor:
         """Map ``x`` (B, L, D), whose places ``turn`` (cosines and sines (B, L, d / 2)) says.
 
-        ``mask`` (B, L) is True where a token counts; ``steer`` (B, steer) is the embedded clock through SiLU.
+        ``mask`` (B, L) is True where a token counts; ``steer`` (B, steer) is the embedded clock.
         """
         enter, rise = self.before(x), self.before_up
         if self.modulation is None:
@@ -118,9 +119,10 @@ class Lumina(nn.Module):
         self.words_norm = RMSNorm(config.tokens, EPS)
         self.words = nn.Linear(config.tokens, config.width)
         self.clock = MLP(CLOCK, config.steer)
-        self.text = nn.ModuleList(LuminaBlock(config, steered=False) for _ in range(config.refiners))
-        self.picture = nn.ModuleList(LuminaBlock(config) for _ in range(config.refiners))
-        self.blocks = nn.ModuleList(LuminaBlock(config) for _ in range(config.depth))
+        sizes = config.width, config.heads, config.groups, config.hidden
+        self.text = nn.ModuleList(LuminaBlock(*sizes) for _ in range(config.refiners))
+        self.picture = nn.ModuleList(LuminaBlock(*sizes, config.steer) for _ in range(config.refiners))
+        self.blocks = nn.ModuleList(LuminaBlock(*sizes, config.steer) for _ in range(config.depth))
         self.modulation = nn.Linear(config.steer, config.width)
         self.leave = nn.Linear(config.width, 4 * config.outer)
 
@@ -141,7 +143,7 @@ class Lumina(nn.Module):
         text = self.words(self.words_norm(tokens))
         for block in self.text:
             text = block(text, (cos[:, :count], sin[:, :count]), mask)
-        h = self.enter(_corners_first(folded(x)))
+        h = self.enter(corners_first(folded(x)))
         for block in self.picture:
             h = block(h, (cos[:, count:], sin[:, count:]), None, steer)
         h = torch.cat((text, h), dim=1)
@@ -149,8 +151,7 @@ class Lumina(nn.Module):
         for block in self.blocks:
             h = block(h, (cos, sin), both, steer)
         h = F.layer_norm(h[:, count:], h.shape[-1:], eps=LAST_EPS) * (1 + self.modulation(steer))[:, None]
-        patches = self.leave(h).unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2)
-        return -F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), 2)
+        return -pictured(self.leave(h), height, width)
 
     def _angles(self, mask: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines (B, S + L, d / 2) of text, then picture, which is one place behind its row's text."""
@@ -164,6 +165,12 @@ class Lumina(nn.Module):
         return cos.view(rows, -1, cos.shape[-1]), sin.view(rows, -1, sin.shape[-1])
 
 
-def _corners_first(patches: Tensor) -> Tensor:
+def corners_first(patches: Tensor) -> Tensor:
     """Patches (B, L, 4 C) as this network has them: the four corners of a patch, each with its channels."""
     return patches.reshape(*patches.shape[:-1], -1, 4).transpose(-1, -2).flatten(-2)
+
+
+def pictured(rows: Tensor, height: int, width: int) -> Tensor:
+    """The reverse, and folded as a picture again: (B, L, 4 C) -> (B, C, 2 height, 2 width)."""
+    patches = rows.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2)  # type: ignore[no-untyped-call]
+    return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (height, width)), 2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from sfumato.families.checkpoint import NETWORKS, TABLES
 from sfumato.families.keys.unet import table as unet_table
-from sfumato.families.languages import lumina
+from sfumato.families.languages import lumina, zimage
 from sfumato.families.shapes import chroma, dit, pixart, pixels, unet
 from sfumato.nn.unet import UNet
 from sfumato.weights.links import links, prove
@@ -69,6 +69,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         lambda: diffusers.Lumina2Transformer2DModel(cap_feat_dim=2304),
         {"depth": 26, "refiners": 2, "heads": 24, "groups": 8, "hidden": 9216, "axes": (32, 32, 32)},
     ),
+    "zimage": (
+        diffusers.ZImageTransformer2DModel,
+        {"depth": 30, "refiners": 2, "heads": 30, "hidden": 10240, "axes": (32, 48, 48), "theta": 256.0},
+    ),
     "pixels cifar10": (lambda: diffusers.UNet2DModel(**DDPM), {"blocks": 2, "classes": 0, "inner": 3}),
     "unet SSD-1B": (
         lambda: diffusers.UNet2DConditionModel(**SHORT, **PUBLISHED["SSD-1B"]),
@@ -95,7 +99,9 @@ def test_shapes_of_published_size_are_told_and_all_names_have_a_row(name: str) -
     elif kind == "pixels":
         config = pixels(theirs)
     else:
-        config = {"pixart": pixart, "dit": dit, "chroma": chroma, "lumina": lumina}[kind](theirs, "diffusers")
+        config = {"pixart": pixart, "dit": dit, "chroma": chroma, "lumina": lumina, "zimage": zimage}[kind](
+            theirs, "diffusers"
+        )
     told = asdict(config)
     assert {key: told[key] for key in wanted} == wanted
     with torch.device("meta"):

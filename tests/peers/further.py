@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import tokenizers
 import torch
 import transformers
 from torch import Tensor, nn
@@ -183,6 +184,56 @@ def lumina() -> Any:
     )
 
 
+QWEN_WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+QWEN_TALK = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- endif %}{%- endif %}"
+)
+"""What Qwen 3's chat template says where there is one message, no tool and nothing thought."""
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's tokenizer whose words are single bytes."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = transformers.Qwen2Tokenizer(vocab={letter: n for n, letter in enumerate(letters)}, merges=[])
+    made.add_special_tokens({"additional_special_tokens": QWEN_WORDS[1:]})
+    made.chat_template = QWEN_TALK
+    return made
+
+
+def zimage(shift: float = 3.0) -> Any:
+    """Z-Image, by its scheduler's ``shift`` the Turbo or the base."""
+    return diffusers.ZImagePipeline(
+        transformer=diffusers.ZImageTransformer2DModel(
+            dim=96,
+            n_layers=2,
+            n_refiner_layers=2,
+            n_heads=3,
+            n_kv_heads=3,
+            cap_feat_dim=48,
+            axes_dims=[8, 12, 12],
+            axes_lens=[1024, 64, 64],
+        ),
+        vae=vae(0.3611, shift_factor=0.1159, **FLOW_VAE),
+        text_encoder=transformers.Qwen3Model(
+            transformers.Qwen3Config(
+                vocab_size=260,
+                hidden_size=48,
+                intermediate_size=40,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=128,
+                rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+            )
+        ),
+        tokenizer=qwen_tokenizer(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=shift),
+    )
+
+
 def aura() -> Any:
     """AuraFlow, which is not native."""
     return diffusers.AuraFlowPipeline(
@@ -228,6 +279,8 @@ FURTHER: dict[str, Callable[[], Any]] = {
     "aura": aura,
     "chroma": chroma,
     "lumina": lumina,
+    "z-image": lambda: zimage(6.0),
+    "z-image turbo": zimage,
     "ssd": lambda: sdxl(
         **SHORT,
         transformer_layers_per_block=[1, [1, 1], [1, 2]],
@@ -254,7 +307,7 @@ def further(name: str, folder: Path) -> Case:
     if name == "dit":  # the published folder has the names, which save_pretrained leaves out
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
-    if hasattr(pipe, "transformer") and name not in ("aura", "chroma", "lumina"):
+    if name.startswith(("pixart", "dit")):
         wide_places(pipe.transformer)
     return case
 

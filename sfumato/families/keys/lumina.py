@@ -1,9 +1,10 @@
-"""Names of Lumina-Image 2: ours, the authors', and diffusers'; and of language models, which have transformers'."""
+"""Names of Lumina-Image 2 and Z-Image: ours, the authors', and diffusers'; and of language models: transformers'."""
 
 from __future__ import annotations
 
 from sfumato.nn.language import LanguageConfig
 from sfumato.nn.lumina import LuminaConfig
+from sfumato.nn.zimage import ZImageConfig
 from sfumato.weights.keys import LAYOUTS, KeyTable
 
 _ENDS = """
@@ -36,26 +37,66 @@ before            attention_norm1                       norm1
 UNUSED = "norm_final.weight"
 """A norm in the authors' file that nothing reads."""
 
-HEAD = "lm_head.weight"
-"""The matrix that makes words of a language model's states, which some files have beside it."""
-
 
 def lumina_table(config: LuminaConfig) -> KeyTable:
     """The rows for a Lumina of ``config``."""
     whole = KeyTable.parse(_ENDS, ignore={"original": [UNUSED]})
     each = config.heads // config.groups
-    look = KeyTable.of([("qkv", "attention.qkv", f"attn.[to_q*{each},to_k,to_v]")])
-    block = look + KeyTable.parse(_BLOCK)
-    for ours, theirs, count, more in (
-        ("text", "context_refiner", config.refiners, _PLAIN),
-        ("picture", "noise_refiner", config.refiners, _STEERED),
-        ("blocks", "layers", config.depth, _STEERED),
+    block = f"{_BLOCK}qkv attention.qkv attn.[to_q*{each},to_k,to_v]\n"
+    return whole + _blocks(config, block + _PLAIN, block + _STEERED)
+
+
+_ZIMAGE_ENDS = """
+enter             x_embedder                            all_x_embedder.2-1
+words_norm        cap_embedder.0                        cap_embedder.0
+words             cap_embedder.1                        cap_embedder.1
+clock.0           t_embedder.mlp.0                      t_embedder.mlp.0
+clock.2           t_embedder.mlp.2                      t_embedder.mlp.2
+no_word           cap_pad_token                         cap_pad_token
+no_patch          x_pad_token                           x_pad_token
+modulation        final_layer.adaLN_modulation.1        all_final_layer.2-1.adaLN_modulation.1
+leave             final_layer.linear                    all_final_layer.2-1.linear
+"""
+_ZIMAGE_BLOCK = """
+qkv               attention.qkv                         attention.to_[q,k,v]
+q_norm            attention.q_norm                      attention.norm_q
+k_norm            attention.k_norm                      attention.norm_k
+out               attention.out                         attention.to_out.0
+gate              feed_forward.w1                       feed_forward.w1
+up                feed_forward.w3                       feed_forward.w3
+down              feed_forward.w2                       feed_forward.w2
+before            attention_norm1                       attention_norm1
+after             attention_norm2                       attention_norm2
+before_up         ffn_norm1                             ffn_norm1
+after_down        ffn_norm2                             ffn_norm2
+"""
+_ZIMAGE_STEERED = """
+modulation        adaLN_modulation.0                    adaLN_modulation.0
+"""
+
+
+def zimage_table(config: ZImageConfig) -> KeyTable:
+    """The rows for a Z-Image of ``config``; what is called the authors' layout is that of the files in circulation."""
+    whole = KeyTable.parse(_ZIMAGE_ENDS, ignore={"original": [UNUSED]})
+    return whole + _blocks(config, _ZIMAGE_BLOCK, _ZIMAGE_BLOCK + _ZIMAGE_STEERED)
+
+
+def _blocks(config: LuminaConfig | ZImageConfig, plain: str, steered: str) -> KeyTable:
+    """The rows of all blocks: of text those of ``plain``, of pictures and of both those of ``steered``."""
+    whole = KeyTable.of([])
+    for ours, theirs, count, rows in (
+        ("text", "context_refiner", config.refiners, plain),
+        ("picture", "noise_refiner", config.refiners, steered),
+        ("blocks", "layers", config.depth, steered),
     ):
+        block = KeyTable.parse(rows)
         for i in range(count):
-            whole += (block + KeyTable.parse(more)).prefixed(
-                f"{ours}.{i}.", f"{theirs}.{i}.", f"{theirs}.{i}."
-            )
+            whole += block.prefixed(f"{ours}.{i}.", f"{theirs}.{i}.", f"{theirs}.{i}.")
     return whole
+
+
+HEAD = "lm_head.weight"
+"""The matrix that makes words of a language model's states, which some files have beside it."""
 
 
 def language_table(config: LanguageConfig) -> KeyTable:
