@@ -88,3 +88,18 @@ def test_pictures_go_with_every_task_of_the_model(
     plain = pipe("a cat", steps=1, size="64x64").images[0].save(tmp_path / "plain.png")
     with pytest.raises(InvalidRequest, match="made without look: leave it out"):
         sfumato.remake(plain, str(flux.folder), loading, look=[one])
+
+
+def test_pictures_go_with_embedded_prompts(
+    flux: Peer, prior: Peer, pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    where, parts = str(flux.folder), [prior.folder]
+    whole = sfumato.load(where, parts=parts, dtype="float32")
+    file = whole.embed(tmp_path / "cat.safetensors", "a red cat").path
+    bare = sfumato.load(where, parts=parts, dtype="float32", encoders=False)
+    ask = {"prompt": "a red cat", "look": [pictures[0]], "steps": 1, "size": "64x64"}
+    made = bare.task("text2image", **ask, embedded=file).images[0]
+    assert np.array_equal(made.pixels, whole.task("text2image", **ask).images[0].pixels)
+    path = made.save(tmp_path / "cat.png")
+    again = sfumato.remake(path, where, {"parts": parts}, look=[pictures[0]], embedded=file)
+    assert np.array_equal(again.images[0].pixels, made.pixels)

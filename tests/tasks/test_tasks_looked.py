@@ -17,6 +17,8 @@ from sfumato.engine.engine import Engine
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
 from sfumato.model import Model
+from sfumato.picture.recipe import Recipe
+from sfumato.remaking import task_of
 from sfumato.tasks.given import Raster
 from sfumato.tasks.looked import MOST, parted, read_looks
 from sfumato.tasks.table import TASKS, request
@@ -157,3 +159,29 @@ def test_pictures_are_written_in_many_ways(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_told(look: Any, fault: str) -> None:
     with pytest.raises(InvalidRequest, match=fault):
         make(Text2Image, prompt="x", look=look)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "fault"),
+    [
+        (
+            {"look": [1.0], "parents": {"look": ["a"]}},
+            [SEEN],
+            "look is not the picture that x.png was made from",
+        ),
+        (
+            {"look": [1.0], "parents": {"look": ["a", "b"]}},
+            [SEEN] * 2,
+            "was made from 2 pictures of look, and 2",
+        ),
+        ({"look": 3, "parents": {"look": ["a"]}}, [SEEN], "was made from 1 pictures of look"),
+        ({"look": ["x"], "parents": {"look": ["a"]}}, [SEEN], "a picture must be a path, bytes"),
+        ({"look": [1.0], "parents": {"look": "a"}}, SEEN, "look is not the picture"),
+        ({"look": [1.0]}, None, "a picture must be a path, bytes"),
+        ({"look": [1.0], "parents": {"seed": ["a"]}, "seed": [1]}, None, "give them: --seed"),
+    ],
+)
+def test_recipes_that_are_wrong_are_told(arguments: dict[str, Any], given: Any, fault: str) -> None:
+    recipe = Recipe("text2image", "gaussian", "0" * 64, {"prompt": "left", **arguments})
+    with pytest.raises(InvalidRequest, match=fault):
+        task_of(recipe, "x.png", {} if given is None else {"look": given}, request)
