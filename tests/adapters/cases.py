@@ -7,7 +7,6 @@ last digits alone would be more than what is compared.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,23 +24,9 @@ from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.mmdit import MMDiT, MMDiTConfig
 from sfumato.nn.t5 import T5Config, T5Encoder
 from sfumato.nn.unet import UNet, UNetConfig
-from sfumato.weights.keys import KeyTable
 from sfumato.weights.links import links, pieces
-
-Call = Callable[[nn.Module, Callable[..., Tensor]], Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network: the reference's module and ours, its names, its place and diffusers' prefix, and calls of both."""
-
-    theirs: Callable[[], nn.Module]
-    ours: Callable[[], nn.Module]
-    table: KeyTable
-    place: str
-    prefix: str
-    call_theirs: Call
-    call_ours: Call
+from tests.adapters.case import Case
+from tests.adapters.further import FURTHER
 
 
 def unet(attention: tuple[str, ...], linear: bool, their: dict[str, Any], **more: Any) -> Case:
@@ -207,6 +192,7 @@ CASES: dict[str, Case] = {
         "text_encoder",
         lambda net, draw: net(IDS).text_embeds,
         lambda net, draw: net(IDS)[1],
+        lambda name: ".layers." in name,
     ),
     "t5": Case(
         lambda: transformers.T5EncoderModel(
@@ -227,6 +213,7 @@ CASES: dict[str, Case] = {
         lambda net, draw: net(IDS).last_hidden_state,
         lambda net, draw: net(IDS),
     ),
+    **FURTHER,
 }
 
 
@@ -240,8 +227,12 @@ def weights(name: str) -> dict[str, Tensor]:
             continue
         wide = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.3
         state[key] = torch.randn(tensor.shape, generator=draws) * wide
-        if key.endswith("norm.weight") or ("norm" in key.split(".")[-2] and key.endswith("weight")):
+        owner = key.rpartition(".")[0].rpartition(".")[2]
+        if key.endswith("norm.weight") or ("norm" in owner and key.endswith("weight")):
             state[key] += 1
+    for key in state:
+        if name == "dit" and ".norm1.emb." in key:
+            state[key] = state["transformer_blocks.0" + key[key.index(".norm1.emb.") :]]
     if "encoder.embed_tokens.weight" in state:
         state["encoder.embed_tokens.weight"] = state["shared.weight"]
     return state

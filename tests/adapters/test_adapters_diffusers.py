@@ -22,6 +22,7 @@ PIPELINES: dict[str, Any] = {
     "sdxl": diffusers.StableDiffusionXLPipeline,
     "sd3": diffusers.StableDiffusion3Pipeline,
     "flux": diffusers.FluxPipeline,
+    "chroma": diffusers.ChromaPipeline,
     "clip": diffusers.StableDiffusionPipeline,
 }
 
@@ -32,7 +33,7 @@ def loaded(case: str, path: Path, net: nn.Module | None = None) -> nn.Module:
     options: dict[str, Any] = {"unet_config": net.config} if case == "sdxl" else {}
     found = PIPELINES[case].lora_state_dict(
         path.parent, weight_name=path.name, return_lora_metadata=True, **options,
-        **({"return_alphas": True} if case in ("flux", "sd3") else {}),
+        **({"return_alphas": True} if case in ("flux", "chroma", "sd3") else {}),
     )  # fmt: skip
     state, *alphas, told = found
     alpha = alphas[0] if alphas else None
