@@ -148,6 +148,12 @@ def hunyuan(pipe: Any, prompt: Prompt) -> Cond:
     return _cond(torch.cat(_as_wide(states), 1), mask)
 
 
+def kandinsky(pipe: Any, prompt: Prompt) -> Cond:
+    """Kandinsky 5: the states of Qwen and the vector of CLIP."""
+    found = asked(pipe, prompt)
+    return _cond(found["prompt_embeds_qwen"], vector=found["prompt_embeds_clip"])
+
+
 def hidream(pipe: Any, prompt: Prompt) -> Cond:
     """HiDream: T5's states and those of each of Llama's layers, behind one another, and both CLIPs' pooled vectors."""
     found = asked(pipe, prompt, prompt_4=None)
@@ -170,5 +176,6 @@ READ: Mapping[str, Callable[[Any, Prompt], Cond]] = {
     "listed": listed,
     "hunyuan": hunyuan,
     "hidream": hidream,
+    "kandinsky": kandinsky,
 }
 """How prompts are read, by name."""

@@ -15,18 +15,18 @@ class Way:
 
     ``title`` names the models that have it, ``pipelines`` are those of diffusers that call it so.
 
-    Of the network: ``share`` is what it is told of 1000 sigma, with
-    ``unshifted`` of the time before the schedule's shift; ``sign`` multiplies its output; ``packed`` is the side of the
-    patches of latent that are its rows, 0 where it reads maps; ``more`` names a function of nn.wrapped_more, ``doors``
-    parameters with names of their own.
+    Of the network: ``share`` is what it is told of 1000 sigma, with ``unshifted`` of the time before the schedule's
+    shift; ``sign`` multiplies its output; ``packed`` is the side of the patches of latent that are its rows, 0 where it
+    reads maps; ``last`` is of films of one frame, channels last; ``more`` names a function of nn.wrapped_more,
+    ``doors`` are parameters with names of their own. ``limit`` is the setting that is the most patches a side, and how
+    many places a side one is. Without ``centred`` the shift of the autoencoder's latents is left alone.
 
     Of the walk: ``grid`` is the one on which its pipeline asks a rectified flow ("normal" is the scheduler's own);
-    ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see families.wrapped_flow).
+    ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS).
 
-    Of the request: ``guidance`` is the argument of the pipeline that guides; ``added`` what that lacks of our scale;
+    Of the request: ``guidance`` is the argument of the pipeline that guides, ``added`` what that lacks of our scale,
     ``guide`` how branches are combined; ``read`` names the function of families.encoded that reads prompts; ``note`` is
-    what a person should know; ``limit`` is the setting of the network that is the most patches a
-    side, and how many places a side one is.
+    what a person should know.
     """
 
     title: str
@@ -35,6 +35,7 @@ class Way:
     unshifted: bool = False
     sign: float = 1.0
     packed: int = 0
+    last: bool = False
     more: str = ""
     doors: Mapping[str, str] = field(default_factory=dict)
     grid: str = "linspace"
@@ -44,6 +45,7 @@ class Way:
     added: float = 0.0
     guide: str = "cfg"
     read: str = "usual"
+    centred: bool = True
     limit: tuple[str, int] = ("", 1)
     note: str = ""
 
@@ -136,6 +138,15 @@ WAYS: dict[str, Way] = {
     "PRXTransformer2DModel": Way(
         pipelines=("PRXPipeline",), title="PRX", share=SIGMA, grid="normal", doors={"mask": "attention_mask"}
     ),
+    "Kandinsky5Transformer3DModel": Way(
+        pipelines=("Kandinsky5T2IPipeline",),
+        title="Kandinsky 5 Image",
+        last=True,
+        more="kandinsky",
+        grid="normal",
+        read="kandinsky",
+        centred=False,
+    ),
     "Krea2Transformer2DModel": Way(
         pipelines=("Krea2Pipeline",), title="Krea 2", share=SIGMA, packed=2, more="krea", added=1.0
     ),
@@ -146,6 +157,8 @@ REFUSED: dict[str, str] = {
     "LuminaNextDiT2DModel": "its pipeline guides three of the four channels of the latent, which no guidance here does",
     "OmniGenTransformer2DModel": "its transformer is the encoder of its text too, and reads token ids with every step",
     "GlmImageTransformer2DModel": "a language model draws the tokens of its picture first, one after the other",
+    "BriaFiboTransformer2DModel": "its transformer reads the states of every layer of its language model",
+    "QwenImage21Transformer2DModel": "its autoencoder makes pictures of four channels, the last their transparency",
     "Ideogram4Transformer2DModel": "a second transformer makes its unguided branch",
     "HunyuanImageTransformer2DModel": "its pipeline guides by a component of its own (adaptive projection in some)",
     "Kandinsky3UNet": "its pipeline cuts the negative prompt to the prompt's length, and they are read apart here",
@@ -185,9 +198,10 @@ def refusal(pipeline: str, denoiser: str) -> str:
     """Why what ``pipeline`` makes with its ``denoiser`` is known not to be followed; empty if that is not known."""
     if pipeline in REFUSED or denoiser in REFUSED:
         return REFUSED.get(pipeline) or REFUSED[denoiser]
-    if any(word in name for name in (pipeline, denoiser) for word in FILMS):
-        return "it makes films or sounds, and only what makes single pictures is wrapped"
     way = WAYS.get(denoiser)
-    if way is not None and pipeline and pipeline not in way.pipelines:
+    known = way is not None and pipeline in way.pipelines
+    if not known and any(word in name for name in (pipeline, denoiser) for word in FILMS):
+        return "it makes films or sounds, and only what makes single pictures is wrapped"
+    if way is not None and pipeline and not known:
         return f"it calls {denoiser} otherwise than {' and '.join(way.pipelines)}, as which it is known here"
     return ""

@@ -8,7 +8,6 @@ they do for native families, and the defaults of its call are the model's.
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,30 +22,22 @@ from sfumato.denoiser import Denoiser
 from sfumato.errors import InvalidRequest, MissingExtra, WeightsError
 from sfumato.families.checkpoint import odd_pixels
 from sfumato.families.encoded import READ
-from sfumato.families.flows import shifted_twice
 from sfumato.families.listing import NATIVE_CLASSES
 from sfumato.families.sincos import check_plain, class_of, labels_of
-from sfumato.families.told import SAMPLERS, Process, followed
-from sfumato.families.ways import WAYS, Way, refusal, way_of
+from sfumato.families.told import Process
+from sfumato.families.ways import Way, refusal, way_of
 from sfumato.families.wrapped_codec import codec_of
-from sfumato.families.wrapped_flow import SHIFTS, by_tokens, unshifted
+from sfumato.families.wrapped_process import SOLVER, process_of, unshifted, whole
 from sfumato.model import Conditioner, Defaults, Model, Seams
 from sfumato.nn.wrapped import Wrapped, WrappedConfig
 from sfumato.process.prediction import prediction
-from sfumato.process.schedule import Flow
-from sfumato.process.table import Table, zero_snr
-from sfumato.process.table import linear as linear_betas
 from sfumato.weights.folder import MODEL_INDEX, read_json
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.source import open_source
 
-FLOW = "FlowMatchEulerDiscreteScheduler"
-PREDICTED_BY_TABLES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 DENOISERS = ("transformer", "unet")
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer")
 """Parts of folders that nothing here asks: checkers and encoders of pictures, models that write prompts anew."""
-SHIFTED_DDIM = "CogVideoXDDIMScheduler"
-"""DDIM on a table whose signal-to-noise ratio is divided by ``snr_shift_scale``."""
 
 
 def is_for(path: Path) -> bool:
@@ -154,10 +145,10 @@ def wrapped(pipe: Any, path: Path) -> Model:
     net = getattr(pipe, "transformer", None) or pipe.unet
     named, told = type(net).__name__, net.config
     way = way_of(type(pipe).__name__, named)
-    row, process = way or Way(title=named), _process(pipe, path, way)
+    row, process = way or Way(title=named), process_of(pipe, path, way)
     side = row.packed or 1
-    channels, codec, factor = codec_of(pipe, path, int(told["in_channels"]), side)
-    outer = int(told.get("out_channels") or told["in_channels"])
+    channels, codec, factor = codec_of(pipe, path, int(told.get("in_channels") or told["in_visual_dim"]), row)
+    outer = int(told.get("out_channels") or told.get("out_visual_dim") or told["in_channels"])
     outer = 2 * channels if told.get("learn_sigma") else channels if side > 1 else outer
     config = WrappedConfig(
         channels=channels,
@@ -165,6 +156,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
         share=row.share,
         sign=row.sign,
         packed=row.packed,
+        last=row.last,
         more=row.more,
         doors=row.doors,
         factor=factor,
@@ -175,6 +167,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
             "which no task here gives it"
         )
     before = unshifted(process.schedule, process.schedule_of) if row.unshifted else None
+    before = whole if type(pipe.scheduler).__name__ == SOLVER else before
     try:
         network = Wrapped(net.eval().requires_grad_(False), config, before)
     except ValueError as error:
@@ -235,70 +228,6 @@ def _library(purpose: str) -> Any:
         return importlib.import_module("diffusers")
     except ImportError as error:
         raise MissingExtra("diffusers", "diffusers", purpose) from error
-
-
-def _process(pipe: Any, path: Path, way: Way | None) -> Process:
-    """How the network is asked, from the scheduler's settings and the defaults of the pipeline's call."""
-    named, told = type(pipe.scheduler).__name__, dict(pipe.scheduler.config)
-    call = inspect.signature(type(pipe).__call__).parameters
-    row = way or Way(title="")
-
-    def default(name: str, usual: float) -> float:
-        given = call[name].default if name in call else None
-        return usual if given in (None, inspect.Parameter.empty) else float(given)
-
-    flow, shifted = named == FLOW, 1.0
-    if named == SHIFTED_DDIM:
-        shifted, zero = float(told.get("snr_shift_scale", 3.0)), bool(told.get("rescale_betas_zero_snr"))
-        named, told = "DDIMScheduler", {**told, "clip_sample": False, "rescale_betas_zero_snr": False}
-    if named not in SAMPLERS or (not flow and told.get("prediction_type") not in PREDICTED_BY_TABLES):
-        raise WeightsError(
-            f"the scheduler of {path} is {named} with prediction_type = {told.get('prediction_type')!r}, whose process "
-            f"is not followed here; followed are {', '.join(sorted(SAMPLERS))} over epsilon, v_prediction or sample"
-        )
-    denoiser = type(getattr(pipe, "transformer", None) or pipe.unet).__name__
-    if flow and way is None:
-        raise WeightsError(
-            f"{denoiser} of {path} is a rectified flow, and what it is told of time is not known here (networks "
-            f"differ); known: {', '.join(WAYS)}"
-        )
-    spread, terminal = bool(told.get("use_dynamic_shifting")), told.pop("shift_terminal", None)
-    linear = told.pop("time_shift_type", "exponential") == "linear"
-    grid = row.grid if spread or row.grid != "linspace" else "linspace"
-    if flow and terminal:
-        grid = f"even(terminal={float(terminal)})"
-    distilled = bool(dict(pipe.config).get("is_distilled"))
-    guidance = 1.0 if distilled else max(1.0, default(row.guidance, 1.0) + row.added)
-    plain = Process(
-        predicts="flow" if flow else PREDICTED_BY_TABLES[str(told["prediction_type"])],
-        why="the scheduler's settings",
-        schedule=linear_betas()
-        if not flow
-        else shifted_twice(3.0)
-        if row.grid == "normal" and not spread
-        else Flow(),
-        clock="thousand" if flow else "t",
-        defaults=Defaults(
-            steps=int(default("num_inference_steps", 50)),
-            sampler="euler",
-            grid=grid,
-            guidance=guidance,
-            width=0,
-            height=0,
-            unit_start=not flow,
-            guide=row.guide,
-        ),
-    )
-    told["use_dynamic_shifting"] = False
-    found = followed(plain, {**told, "_class_name": named}, str(path), flow=flow)
-    if shifted != 1 and isinstance(found.schedule, Table):
-        table = Table(tuple(a / (shifted + (1 - shifted) * a) for a in found.schedule.signal))
-        return replace(found, schedule=zero_snr(table) if zero else table)
-    if not (flow and spread):
-        return found
-    mu = SHIFTS["distilled" if distilled and row.mu == "line" else row.mu](told, str(path))
-    of = by_tokens(mu, row.patch, linear)
-    return replace(found, schedule=Flow(), schedule_of=of)
 
 
 def _conditioner(pipe: Any, network: Wrapped, way: Way) -> Conditioner:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.codec import Codec, Latent, Pixels
 from sfumato.errors import WeightsError
+from sfumato.families.ways import Way
 from sfumato.nn.wrapped import WrappedVae, WrappedVaeConfig
 
 
@@ -36,11 +37,12 @@ AUTOENCODERS = {
 }
 
 
-def codec_of(pipe: Any, path: Path, channels: int, side: int) -> tuple[int, Codec, int]:
+def codec_of(pipe: Any, path: Path, channels: int, way: Way) -> tuple[int, Codec, int]:
     """The channels of x, pixels and latents, and how many pixels a side of a place is.
 
-    ``channels`` go into the network, in patches of ``side`` places a side.
+    ``channels`` go into the network, which is called the ``way`` that says in which patches.
     """
+    side = way.packed or 1
     vae = getattr(pipe, "vae", None)
     if vae is None:
         size = pipe.unet.config.get("sample_size") if hasattr(pipe, "unet") else None
@@ -64,12 +66,12 @@ def codec_of(pipe: Any, path: Path, channels: int, side: int) -> tuple[int, Code
     blocks = told.get("block_out_channels") or told.get("encoder_block_out_channels")
     factor = kind.patch * 2 ** (len(blocks) - 1 if blocks else len(told["temperal_downsample"]))
     config = WrappedVaeConfig(latent=latent, factor=factor, frames=kind.frames, patch=kind.patch)
-    mean, std = normal_of(vae, kind)
+    mean, std = normal_of(vae, kind, centred=way.centred)
     return latent, Latent(WrappedVae(vae.eval().requires_grad_(False), config), mean, std), factor
 
 
-def normal_of(vae: Any, kind: Autoencoder) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of the latent, or of all."""
+def normal_of(vae: Any, kind: Autoencoder, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of the latent, or of all; a mean of all is 0 unless ``centred``."""
     told = vae.config
     if kind.normal == "channels":
         mean, std = told["latents_mean"], told["latents_std"]
@@ -77,5 +79,8 @@ def normal_of(vae: Any, kind: Autoencoder) -> tuple[Tensor, Tensor]:
         spread = (vae.bn.running_var.double() + told["batch_norm_eps"]).sqrt()
         return vae.bn.running_mean.detach().double().clone(), spread.detach()
     else:
-        mean, std = [told.get("shift_factor") or 0.0], [1 / float(told.get("scaling_factor") or 1.0)]
+        mean, std = (
+            [(told.get("shift_factor") or 0.0) * centred],
+            [1 / float(told.get("scaling_factor") or 1.0)],
+        )
     return torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)

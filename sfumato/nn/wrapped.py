@@ -52,9 +52,9 @@ class WrappedConfig:
     """What is asked of a network here: the channels of x that go in and come out, and how it is called.
 
     ``share`` is what it is told of the clock, 0.001 of one that counts 1000 sigma and is told sigma. ``sign``
-    multiplies its output. ``packed`` is 0 where x goes in as maps, else the side
-    of the patches that are its rows. ``more`` names the function that gives what it wants besides (see MORE), ``doors``
-    the parameters with names of their own. ``factor`` is how many pixels a side of a place is.
+    multiplies its output. ``packed`` is 0 where x goes in as maps, else the side of the patches that are its rows;
+    ``last`` is of films of one frame, channels last. ``more`` names the function that gives what it wants besides (see
+    MORE), ``doors`` are parameters with names of their own. ``factor`` is how many pixels a side of a place is.
     """
 
     channels: int
@@ -62,6 +62,7 @@ class WrappedConfig:
     share: float = 1.0
     sign: float = 1.0
     packed: int = 0
+    last: bool = False
     more: str = ""
     doors: Mapping[str, str] = field(default_factory=dict)
     factor: int = 8
@@ -111,7 +112,12 @@ class Wrapped(nn.Module):
             height, width = x.shape[-2:]
             call = Call(x, tokens, mask, vector, self.network.config, config.factor, height, width)
             given |= self.more(call)
-        out: Tensor = self.network(**given, return_dict=False)[0]
+        if config.last:
+            given[self.names["x"]] = x.movedim(1, -1)[:, None]
+        found: Any = self.network(**given, return_dict=False)
+        out: Tensor = found if isinstance(found, Tensor) else found[0]
+        if config.last:
+            return config.sign * out[:, 0].movedim(-1, 1)
         return config.sign * (unfolded(out, x, config.packed) if config.packed else out)
 
 

@@ -161,6 +161,16 @@ def angles(height: int, width: int, base: int, size: int, like: Tensor) -> tuple
     return turned.cos(), turned.sin()
 
 
+def kandinsky(call: Call) -> dict[str, Any]:
+    """Kandinsky 5: the places of frames, rows and columns of patches, and of the words."""
+    place = call.x.device
+    rows, columns = call.height // 2, call.width // 2
+    return {
+        "visual_rope_pos": [torch.arange(count, device=place) for count in (1, rows, columns)],
+        "text_rope_pos": torch.arange(call.words.shape[1], device=place),
+    }
+
+
 def kolors(call: Call) -> dict[str, Any]:
     """Kolors, as Stable Diffusion XL: the pooled text and six sizes."""
     height, width = call.height * call.factor, call.width * call.factor
@@ -182,6 +192,7 @@ MORE: dict[str, tuple[tuple[str, ...], More]] = {
     "ernie": (("text_bth", "text_lens"), ernie),
     "hidream": ((), hidream),
     "hunyuan": ((), hunyuan),
+    "kandinsky": (("visual_rope_pos", "text_rope_pos"), kandinsky),
     "kolors": ((), kolors),
 }
 """By name, the parameters that a function gives, and the function."""

@@ -6,8 +6,6 @@ and by every argument that its encoder was called with; the pipeline's own ``enc
 
 from __future__ import annotations
 
-import types
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,44 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.peers.further import t5, t5_tokenizer
-from tests.peers.tiny import redraw, unet, vae
-
-EIGHT: dict[str, Any] = {
-    "block_out_channels": (8, 8, 8, 8),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
-"""An autoencoder of factor 8, which some pipelines take for granted."""
-
-
-def drawn(width: int, text: Any, *told: Any, length: int = 0, layers: int = 0) -> Tensor:
-    """States of ``text``, (1, L, width) or with ``layers`` (1, L, layers, width), by it and all that was told."""
-    draws = torch.Generator().manual_seed(zlib.crc32(repr((text, told)).encode()))
-    count = length or 3 + len(str(text)) % 5
-    shape = (1, count, layers, width) if layers else (1, count, width)
-    return torch.randn(shape, generator=draws).double()
-
-
-def one(text: Any) -> str:
-    """The only text of a list, or the text."""
-    return text if isinstance(text, str) else text[0]
-
-
-def saying(pipe: Any, **methods: Callable[..., Any]) -> Any:
-    """``pipe`` with some of its methods replaced."""
-    for name, function in methods.items():
-        setattr(pipe, name, types.MethodType(function, pipe))
-    return pipe
-
-
-def flow(**told: Any) -> diffusers.FlowMatchEulerDiscreteScheduler:
-    """A scheduler of a rectified flow."""
-    return diffusers.FlowMatchEulerDiscreteScheduler(**told)
-
-
-DYNAMIC: dict[str, Any] = {"use_dynamic_shifting": True, "shift": 3.0, "base_shift": 0.5, "max_shift": 1.15}
+from tests.peers.tiny import redraw, vae
+from tests.peers.wrapped_maps import cogview3, cogview4, hidream, hunyuan, kolors
+from tests.peers.wrapped_words import DYNAMIC, EIGHT, Listed, Said, Words, drawn, flow, one, saying
 
 
 def film_vae() -> diffusers.AutoencoderKLQwenImage:
@@ -116,58 +79,6 @@ def nucleus() -> Any:
     return pipe
 
 
-class Words:
-    """A tokenizer whose ids are the letters of a text."""
-
-    def __init__(self, *made: Any, **more: Any) -> None: ...
-
-    def __call__(self, text: Any = None, **told: Any) -> Any:
-        """The ids of a text, padded to a multiple of 8 where that is asked."""
-        ids = [1 + ord(letter) % 90 for letter in one(text)] or [1]
-        padded = -len(ids) % (told.get("pad_to_multiple_of") or 1)
-        if told.get("padding") == "max_length":
-            padded = told["max_length"] - len(ids)
-        rows = torch.tensor([ids + [0] * padded])
-        found = Ids(input_ids=rows, attention_mask=(rows > 0).long())
-        found["position_ids"] = torch.arange(rows.shape[1])[None]
-        return found
-
-    def apply_chat_template(self, messages: Any, **told: Any) -> str:
-        """The words of all messages."""
-        return str(messages)
-
-    def save_pretrained(self, *made: Any, **more: Any) -> None:
-        """Nothing is kept."""
-
-
-class Ids(dict[str, Any]):
-    """What a tokenizer answers."""
-
-    __getattr__ = dict.__getitem__
-
-    def to(self, *told: Any, **more: Any) -> Ids:
-        """Itself."""
-        return self
-
-
-class Said(nn.Module):
-    """A language model that draws its states by the ids, in every layer others."""
-
-    dtype = torch.float64
-    device = torch.device("cpu")
-
-    def __init__(self, width: int, first: bool = True) -> None:
-        super().__init__()
-        self.width, self.first = width, first
-
-    def forward(self, input_ids: Tensor, **told: Any) -> Any:
-        """States of three layers; (B, L, D), or (L, B, D) for ChatGLM."""
-        ids = input_ids.tolist()
-        states = [drawn(self.width, ids, layer, length=len(ids[0])) for layer in range(3)]
-        found = [one if self.first else one.transpose(0, 1) for one in states]
-        return types.SimpleNamespace(hidden_states=found)
-
-
 def flux2(kind: Any = diffusers.Flux2Pipeline, guided: bool = True, **more: Any) -> Any:
     """FLUX.2 dev (guided) and klein."""
     latents = diffusers.AutoencoderKLFlux2(**{**EIGHT, "latent_channels": 4, "sample_size": 32})
@@ -196,156 +107,6 @@ def flux2(kind: Any = diffusers.Flux2Pipeline, guided: bool = True, **more: Any)
         return drawn(24, one(prompt), max_sequence_length, tuple(hidden_states_layers), length=6)
 
     return saying(pipe, _get_mistral_3_small_prompt_embeds=states, _get_qwen3_prompt_embeds=states)
-
-
-def cogview4() -> Any:
-    """CogView4, its scheduler as published."""
-    pipe = diffusers.CogView4Pipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=vae(1.0, **{**EIGHT, "latent_channels": 16}),
-        transformer=diffusers.CogView4Transformer2DModel(
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            text_embed_dim=24,
-            time_embed_dim=16,
-            condition_dim=8,
-            rope_axes_dim=(16, 16),
-            sample_size=16,
-        ),
-        scheduler=flow(
-            use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, time_shift_type="linear", shift=1.0
-        ),
-    )
-
-    def states(self: Any, prompt: Any, length: int, *told: Any) -> Tensor:
-        return drawn(24, one(prompt), length)
-
-    return saying(pipe, _get_glm_embeds=states)
-
-
-def cogview3() -> Any:
-    """CogView3-Plus, which predicts v over a table without a signal at its end."""
-    return diffusers.CogView3PlusPipeline(
-        tokenizer=t5_tokenizer(),
-        text_encoder=t5(48),
-        vae=vae(0.7, **{**EIGHT, "latent_channels": 16}),
-        transformer=diffusers.CogView3PlusTransformer2DModel(
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            text_embed_dim=48,
-            time_embed_dim=16,
-            condition_dim=8,
-            pos_embed_max_size=16,
-            sample_size=16,
-        ),
-        scheduler=diffusers.CogVideoXDDIMScheduler(
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            snr_shift_scale=4.0,
-            timestep_spacing="trailing",
-        ),
-    )
-
-
-def hunyuan(told: bool = True) -> Any:
-    """HunyuanDiT; ``told`` of sizes and style, as up to version 1.1."""
-    return diffusers.HunyuanDiTPipeline(
-        vae=vae(0.13025, **EIGHT),
-        text_encoder=t5(32),
-        tokenizer=t5_tokenizer(),
-        text_encoder_2=t5(48),
-        tokenizer_2=t5_tokenizer(),
-        transformer=diffusers.HunyuanDiT2DModel(
-            num_attention_heads=2,
-            attention_head_dim=16,
-            hidden_size=32,
-            num_layers=4,
-            in_channels=4,
-            patch_size=2,
-            sample_size=16,
-            cross_attention_dim=32,
-            cross_attention_dim_t5=48,
-            pooled_projection_dim=24,
-            use_style_cond_and_image_meta_size=told,
-        ),
-        scheduler=diffusers.DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.03 if told else 0.018,
-            clip_sample=False,
-            prediction_type="v_prediction",
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def kolors() -> Any:
-    """Kolors: a U-Net of Stable Diffusion XL's kind, told by a language model through a projection."""
-    return diffusers.KolorsPipeline(
-        vae=vae(0.13025, **EIGHT),
-        text_encoder=Said(24, first=False),
-        tokenizer=Words(),
-        unet=unet(
-            cross_attention_dim=40,
-            encoder_hid_dim=24,
-            encoder_hid_dim_type="text_proj",
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=24 + 48,
-        ),
-        scheduler=diffusers.EulerDiscreteScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.014,
-            num_train_timesteps=1100,
-            timestep_spacing="leading",
-            steps_offset=1,
-        ),
-    )
-
-
-def hidream() -> Any:
-    """HiDream, whose Llama answers with every layer."""
-    pipe = diffusers.HiDreamImagePipeline(
-        scheduler=flow(shift=3.0),
-        vae=vae(0.3611, shift_factor=0.1159, **{**EIGHT, "latent_channels": 16}),
-        **{f"text_encoder{n}": None for n in ("", "_2", "_3", "_4")},
-        **{f"tokenizer{n}": None for n in ("", "_2", "_3", "_4")},
-        transformer=diffusers.HiDreamImageTransformer2DModel(
-            patch_size=2,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            caption_channels=[24, 20],
-            text_emb_dim=12,
-            num_routed_experts=2,
-            num_activated_experts=1,
-            axes_dims_rope=(8, 4, 4),
-            max_resolution=(32, 32),
-            llama_layers=[1, 2],
-        ),
-    )
-
-    def wide(self: Any, prompt: Any, length: int, *told: Any) -> Tensor:
-        return drawn(24, one(prompt), length, length=128)
-
-    def deep(self: Any, prompt: Any, length: int, *told: Any) -> Tensor:
-        return torch.stack([drawn(20, one(prompt), length, layer, length=128) for layer in range(3)])
-
-    def pooled(self: Any, tokenizer: Any, encoder: Any, prompt: Any, length: int, *told: Any) -> Tensor:
-        return drawn(6, one(prompt), length, length=1)[:, 0]
-
-    return saying(
-        pipe, _get_t5_prompt_embeds=wide, _get_llama3_prompt_embeds=deep, _get_clip_prompt_embeds=pooled
-    )
 
 
 def bria() -> Any:
@@ -416,14 +177,6 @@ def ernie() -> Any:
     )
 
 
-class Listed(Words):
-    """The same, with its ids as a list."""
-
-    def __call__(self, text: Any = None, **told: Any) -> Any:
-        """The ids of a text."""
-        return {"input_ids": super().__call__(text, **told)["input_ids"][0].tolist()}
-
-
 def prx() -> Any:
     """PRX."""
     pipe = diffusers.PRXPipeline(
@@ -484,6 +237,42 @@ def krea(**more: Any) -> Any:
     return saying(pipe, get_text_hidden_states=states)
 
 
+def kandinsky() -> Any:
+    """Kandinsky 5 Image, whose pipeline knows its sizes and leaves the shift of the latents alone."""
+    pipe = diffusers.Kandinsky5T2IPipeline(
+        transformer=diffusers.Kandinsky5Transformer3DModel(
+            in_visual_dim=4,
+            out_visual_dim=4,
+            in_text_dim=24,
+            in_text_dim2=12,
+            time_dim=16,
+            model_dim=32,
+            ff_dim=48,
+            num_text_blocks=1,
+            num_visual_blocks=1,
+            axes_dims=(4, 6, 6),
+        ),
+        vae=vae(0.5, shift_factor=0.3, **EIGHT),
+        text_encoder=Said(24),
+        tokenizer=Words(),
+        text_encoder_2=None,
+        tokenizer_2=None,
+        scheduler=flow(shift=3.0),
+    )
+    pipe.resolutions = [(96, 64)]
+
+    def states(
+        self: Any, prompt: Any, device: Any, max_sequence_length: int, dtype: Any
+    ) -> tuple[Tensor, Tensor]:
+        found = drawn(24, one(prompt), max_sequence_length)
+        return found, torch.tensor([0, found.shape[1]], dtype=torch.int32)
+
+    def pooled(self: Any, prompt: Any, **told: Any) -> Tensor:
+        return drawn(12, one(prompt), length=1)[:, 0]
+
+    return saying(pipe, _encode_prompt_qwen=states, _encode_prompt_clip=pooled)
+
+
 WRAPPED: dict[str, Callable[[], Any]] = {
     "qwen": qwen,
     "nucleus": nucleus,
@@ -496,11 +285,18 @@ WRAPPED: dict[str, Callable[[], Any]] = {
     "hunyuan 1.2": lambda: hunyuan(told=False),
     "kolors": kolors,
     "hidream": hidream,
+    "hidream full": lambda: hidream(
+        diffusers.UniPCMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+        )
+    ),
+    "hidream dev": lambda: hidream(diffusers.FlowMatchLCMScheduler(shift=6.0)),
     "bria": bria,
     "ovis": ovis,
     "longcat": longcat,
     "ernie": ernie,
     "prx": prx,
+    "kandinsky": kandinsky,
     "krea": krea,
     "krea distilled": lambda: krea(is_distilled=True),
 }
@@ -515,15 +311,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What their call is told besides."""
 
 
+NARROW = ("kandinsky",)
+"""Networks that compute their clock in float32 whatever their weights are, and so run in that alone."""
+
+
 def wrapped_pipeline(name: str) -> Any:
-    """The pipeline of ``name``, redrawn, in float64."""
+    """The pipeline of ``name``, redrawn, in float64 where it can be."""
     pipe = WRAPPED[name]()
     for seed, part in enumerate(("transformer", "unet", "vae", "text_encoder", "text_encoder_2")):
         net = getattr(pipe, part, None)
         if isinstance(net, nn.Module) and not isinstance(net, Said):
             if next(net.parameters()).dtype != torch.float64:
                 redraw(net, seed=seed)
-            net.double().eval()
+            net.to(torch.float32 if name in NARROW else torch.float64).eval()
     if hasattr(pipe.vae, "bn"):
         pipe.vae.bn.running_var.abs_().add_(0.5)
     pipe.set_progress_bar_config(disable=True)
