@@ -68,5 +68,6 @@ def even(
     times = [flow.t_max * (1 - i / steps) for i in range(steps)]
     if whole and steps > 1:
         stride = (1 - whole) / (steps - 1)
-        times = [int(i * stride + whole) / whole * flow.t_max for i in range(steps)]
+        parts = [*(int(i * stride + whole) for i in range(steps - 1)), 1]  # the last exactly, as numpy has it
+        times = [part / whole * flow.t_max for part in parts]
     return stretched([flow.level(t) for t in times], flow, terminal)
