@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import WeightsError
-from sfumato.families import adm, languages, looks, shapes
+from sfumato.families import adm, edm, languages, looks, shapes
 from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
+from sfumato.families.keys.edm import dhariwal_table, song_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.look import redux_table, siglip_table
 from sfumato.families.keys.lumina import language_table, lumina_table, zimage_table
@@ -31,6 +32,7 @@ from sfumato.nn.look import Redux, Siglip, SiglipConfig
 from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT
 from sfumato.nn.sincos import SincosConfig, SincosDiT
+from sfumato.nn.song import SongUNet
 from sfumato.nn.t5 import T5Encoder
 from sfumato.nn.tiny import TinyVae
 from sfumato.nn.unet import UNet, UNetConfig
@@ -63,6 +65,11 @@ class Part:
             return unet_table(self.config, linear=self.linear)
         return TABLES[self.kind](self.config)
 
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """Which of its tensors keep float32 in every dtype."""
+        return getattr(NETWORKS[self.kind], "exact", ())
+
     def make(self) -> nn.Module:
         """The network, with weights of no meaning; WeightsError where its settings fit no network of its shapes."""
         try:
@@ -80,6 +87,8 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "pixart": pixart_table,
     "dit": dit_table,
     "pixels": pixel_table,
+    "dhariwal": dhariwal_table,
+    "song": song_table,
     "vae": vae_table,
     "tiny": tiny_table,
     "clip": clip_table,
@@ -98,6 +107,8 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "pixart": SincosDiT,
     "dit": SincosDiT,
     "pixels": PixelUNet,
+    "dhariwal": PixelUNet,
+    "song": SongUNet,
     "vae": Vae,
     "tiny": TinyVae,
     "clip": ClipText,
@@ -264,6 +275,8 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "pixart": shapes.pixart,
     "dit": shapes.dit,
     "pixels": lambda found, layout: adm.config(found) if layout == "original" else shapes.pixels(found),
+    "dhariwal": edm.dhariwal,
+    "song": edm.song,
     "vae": shapes.vae,
     "tiny": shapes.tiny,
     "clip": shapes.clip,

@@ -113,6 +113,28 @@ def pixels(shapes: Shapes, original: bool) -> Facts:
     }
 
 
+def edm(shapes: Shapes, original: bool) -> Facts:
+    """EDM's."""
+    conv = next(key for key in shapes if key.startswith("enc.") and key.endswith("_conv.weight"))
+    label = shapes.get("map_label.weight")
+    return {
+        "inputs": shapes[conv][1],
+        "width": shapes[conv][0],
+        "levels": sum(key.endswith("_down.conv0.weight") for key in shapes) + 1,
+        "classes": label[1] if label else 0,
+        "side": int(conv.removeprefix("enc.").split("x")[0]),
+        "ncsnpp": any(key.endswith("_aux_residual.weight") for key in shapes),
+    }
+
+
+def edm_variant(name: str) -> Callable[[Facts, Source, Source], str]:
+    """Which network it is, ``name`` or NCSN++, and whether by class."""
+    return lambda facts, source, whole: (
+        f"{'NCSN++' if facts['ncsnpp'] else name}, {facts['side']} pixels, "
+        f"{'by class' if facts['classes'] else 'unconditional'}"
+    )
+
+
 def pixart_variant(facts: Facts, source: Source, whole: Source) -> str:
     """Alpha or Sigma: by the pipeline, the embedding of no text (300 tokens in Sigma's), or the sizes that are read."""
     nothing = source.shapes.get("y_embedder.y_embedding", (0,))[0]
@@ -157,6 +179,22 @@ FURTHER: dict[str, Further] = {
         needs=("denoiser",),
         facts=pixels,
         variant=lambda facts, source, whole: "by class" if facts["classes"] else "unconditional",
+    ),
+    "dhariwal": Further(
+        family="edm",
+        title="EDM",
+        needs=("denoiser",),
+        facts=edm,
+        variant=edm_variant("ADM"),
+        predicts="edm",
+    ),
+    "song": Further(
+        family="edm",
+        title="EDM",
+        needs=("denoiser",),
+        facts=edm,
+        variant=edm_variant("DDPM++"),
+        predicts="edm",
     ),
 }
 """The further families by the kind of their denoiser."""

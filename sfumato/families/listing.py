@@ -89,8 +89,15 @@ NATIVE = (
         name="pixels",
         title="U-Nets on pixels, by class or of nothing in particular (DDPM, ADM)",
         native=True,
-        layouts=FOLDERS,
+        layouts=BOTH,
         source="Ho et al. 2020; Dhariwal & Nichol 2021",
+    ),
+    Listed(
+        name="edm",
+        title="EDM on pixels, by class or of nothing in particular (ADM, DDPM++, NCSN++)",
+        native=True,
+        layouts="files in the authors' layout",
+        source="Karras et al. 2022",
     ),
 )
 """The native families."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sfumato.errors import WeightsError
+from sfumato.families import edm
 from sfumato.families.adm import FLAGS, Trained, trained
 from sfumato.families.checkpoint import Part
 from sfumato.nn.adm import PixelConfig
 
 Settings = dict[str, Any]
-KINDS = ("pixels",)
+KINDS = ("pixels", *edm.KINDS)
 """Kinds of U-Nets on pixels."""
 
 
@@ -78,6 +79,11 @@ def folder(part: Part) -> tuple[Settings, Settings, Settings]:
 
     WeightsError where UNet2DModel cannot hold it. diffusers' pipeline gives no class; sfumato reads one all the same.
     """
+    if part.kind in edm.KINDS:
+        raise WeightsError(
+            "EDM's networks are not written in diffusers' layout, which has no pipeline that preconditions them; "
+            "--to original writes a safetensors file with their authors' names"
+        )
     config, flags = part.config, part.source.config
     by = trained(config, flags if FLAGS in flags else None)
     index = {

@@ -1,4 +1,4 @@
-"""U-Nets on pixels, of a class or of nothing in particular: diffusers' folders of UNet2DModel, and OpenAI's files.
+"""U-Nets on pixels, of a class or of nothing in particular: diffusers' UNet2DModel, OpenAI's files and EDM's.
 
 Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021, Dhariwal & Nichol 2021 (ADM). Where each value comes from stands in
 docs/checkpoints.md.
@@ -14,7 +14,7 @@ import torch
 from sfumato.codec import Pixels
 from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest, WeightsError
-from sfumato.families import adm
+from sfumato.families import adm, edm
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, Parts, is_kind
 from sfumato.families.sincos import check_plain, class_of
@@ -51,9 +51,13 @@ def suited(family: Family, checkpoint: Checkpoint) -> Family:
     or whose pictures' size is told nowhere.
     """
     part = checkpoint.parts["denoiser"]
+    path, config = part.source.path, part.config
+    if part.kind in edm.KINDS:
+        edm.check(part.source)
+        chosen = edm.defaults(config, family.defaults)
+        return replace(family, latent=config.inner, defaults=chosen, notes=edm.notes(part.source))
     if part.kind != "pixels":
         return family
-    path, config = part.source.path, part.config
     if names := [name for name in checkpoint.configs if name in ("vqvae", "movq", "vae")]:
         raise WeightsError(
             f"{checkpoint.source.path} is a U-Net over latents of the component {names[0]!r}, whose pictures are not "
@@ -118,6 +122,16 @@ def has_classes(parts: Parts) -> bool:
     return is_kind("pixels")(parts) and bool(parts["denoiser"].config.classes)
 
 
+def is_edm(parts: Parts) -> bool:
+    """A network of EDM."""
+    return any(is_kind(kind)(parts) for kind in edm.KINDS)
+
+
+def is_edm_by_class(parts: Parts) -> bool:
+    """A network of EDM that reads a class."""
+    return is_edm(parts) and bool(parts["denoiser"].config.classes)
+
+
 _DEFAULTS = Defaults(
     steps=1000,
     sampler="ddpm",
@@ -151,4 +165,21 @@ BY_CLASS = replace(
     fits=has_classes,
     # No label stands for none, so that there is nothing to guide away from.
     defaults=replace(_DEFAULTS, distilled=True),
+)
+EDM = replace(
+    UNCONDITIONAL,
+    name="edm",
+    title="EDM",
+    fits=is_edm,
+    predicts="edm",
+    schedule=edm.SCHEDULE,
+    clock="log_sigma",
+    defaults=edm.DEFAULTS,
+)
+EDM_BY_CLASS = replace(
+    EDM,
+    variant="classes",
+    title="EDM, by class",
+    fits=is_edm_by_class,
+    defaults=replace(edm.DEFAULTS, distilled=True),
 )

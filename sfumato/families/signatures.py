@@ -76,6 +76,8 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
         "diffusers",
         "conv_in.weight mid_block.resnets.0.conv1.weight add_embedding.linear_1.weight",
     ),
+    ("dhariwal", "original", "map_layer0.weight map_layer1.weight out_norm.weight out_conv.weight"),
+    ("song", "original", "map_layer0.weight map_layer1.weight"),
     ("pixels", "original", "input_blocks.0.0.weight middle_block.1.qkv.weight out.2.weight"),
     (
         "pixels",
@@ -230,6 +232,8 @@ def usual_names(source: Source) -> Source:
         names = {n: n if n.startswith("text_projection") else f"text_model.{n}" for n in names}
     if "embeddings.patch_embedding.weight" in names:
         names = {n: f"vision_model.{n}" for n in names}
+    if "model.map_layer0.weight" in names:  # EDM's networks lie below what preconditions them
+        names = {n: n.removeprefix("model.") for n in names}
     if all(name == usual for name, usual in names.items()):
         return source
     return replace(source, entries={usual: source.entries[name] for name, usual in names.items()})

@@ -18,7 +18,15 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint
 from sfumato.families.family import Family
 from sfumato.families.flows import shifted_twice
-from sfumato.families.marks import BY_SETTINGS, EDM_DATA, NORMAL_MARKS, PREDICTIONS, levels_of, prediction_of
+from sfumato.families.marks import (
+    BY_SETTINGS,
+    EDM_DATA,
+    EDM_RANGE,
+    NORMAL_MARKS,
+    PREDICTIONS,
+    levels_of,
+    prediction_of,
+)
 from sfumato.model import Defaults
 from sfumato.process.level import Level
 from sfumato.process.schedule import Exploding, Flow, Schedule, shift_for
@@ -150,6 +158,9 @@ def _marked(plain: Process, checkpoint: Checkpoint) -> Process:
     if levels := levels_of(checkpoint.source):
         walk = ("karras", "dpmpp_2m") if NORMAL_MARKS[0] in entries else ("exponential", "euler")
         return _edm(plain, *levels, *walk)
+    if plain.predicts == "edm":  # EDM's own networks, whose defaults are told already
+        made = _edm(plain, *EDM_RANGE, plain.defaults.grid, plain.defaults.sampler)
+        return replace(made, defaults=plain.defaults)
     if "ztsnr" in entries and plain.predicts == "v" and isinstance(plain.schedule, Table):
         defaults = replace(plain.defaults, grid="trailing", final="zero")
         return replace(plain, schedule=zero_snr(plain.schedule), defaults=defaults)

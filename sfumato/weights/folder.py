@@ -17,7 +17,7 @@ from sfumato.errors import WeightsError
 from sfumato.weights.header import short
 
 SAFE = (".safetensors", ".sft")
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "pytorch_lora_weights")
 MODEL_INDEX = "model_index.json"
 MAX_JSON = 4_000_000  # bytes: a config or an index is far smaller

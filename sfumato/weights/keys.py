@@ -143,8 +143,8 @@ class KeyTable:
     def ignored(self, layout: str, name: str) -> bool:
         """Whether the file key ``name`` of ``layout`` is known and not used."""
         found = self.find(layout, name)
-        if found is not None:
-            return found[0].ours is None
+        if found is not None and found[0].ours is None:
+            return True
         return any(fnmatchcase(name, pattern) for pattern in self.ignore.get(layout, ()))
 
 

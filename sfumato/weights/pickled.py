@@ -1,4 +1,4 @@
-"""Pickled checkpoints (.ckpt, .pt, .pth, .bin), read in a process of their own and handed on as safetensors.
+"""Pickled checkpoints (.ckpt, .pt, .pth, .bin, .pkl), read in a process of their own and handed on as safetensors.
 
 A pickle is a program, and reading one has run code and broken memory even where only tensors were allowed
 (CVE-2025-32434 before torch 2.6, CVE-2026-24747 before 2.10). So it takes a permission, torch 2.10, and a child
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import SfumatoError, WeightsError
+from sfumato.weights import persisted
 from sfumato.weights.header import MAX_TENSORS, dtype_name
 from sfumato.weights.save import save_tensors
 
@@ -143,10 +144,7 @@ def why(error: Exception) -> str:
 def convert(source: Path, target: Path) -> None:
     """Read the tensors of ``source`` and write them to ``target``; only the child calls this, under its limits."""
     size = source.stat().st_size
-    stand_ins: list[Any] = [(StandIn, name) for name in STAND_INS]
-    torch.serialization.add_safe_globals(stand_ins)
-    zipped = zipfile.is_zipfile(source)
-    loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped or None)
+    loaded, told = _loaded(source)
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     tensors: dict[str, Tensor] = {}
@@ -162,7 +160,17 @@ def convert(source: Path, target: Path) -> None:
         raise WeightsError("it holds no tensors")
     if (total := sum(t.numel() * t.itemsize for t in tensors.values())) > GROWTH * size:
         raise WeightsError(f"its tensors claim {total:,} bytes, many more than the file has")
-    save_tensors(target, tensors)
+    save_tensors(target, tensors, metadata=told)
+
+
+def _loaded(source: Path) -> tuple[Any, dict[str, str]]:
+    """What the pickle ``source`` holds, tensors and mappings of them, and what it tells besides."""
+    stand_ins: list[Any] = [(StandIn, name) for name in STAND_INS]
+    torch.serialization.add_safe_globals(stand_ins)
+    zipped = zipfile.is_zipfile(source)
+    if source.name.endswith(persisted.SUFFIX) and not zipped:
+        return persisted.read(source)
+    return torch.load(source, map_location="cpu", weights_only=True, mmap=zipped or None), {}
 
 
 def _limit(size: int) -> None:

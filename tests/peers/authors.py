@@ -1,8 +1,8 @@
 """The networks of ADM and EDM in packages that keep their authors' code, loaded without what these need besides.
 
 ``adm`` is azula's copy of guided-diffusion's networks (``UNetModel``, ``EncoderUNetModel``); ``song`` and ``dhariwal``
-are NVIDIA's own later versions of EDM's (``SongUNet``, ``DhariwalUNet``), in physicsnemo. Both are installed without
-their dependencies, for which there are stubs here.
+are NVIDIA's own later versions of EDM's (``SongUNet``, ``DhariwalUNet``), in physicsnemo, and ``preconditioners`` what
+wraps them. Both are installed without their dependencies, for which there are stubs here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from typing import Any
 
 from torch import nn
 
-PACKAGES = ("", ".models", ".models.diffusion_unets", ".nn", ".nn.module", ".nn.module.utils", ".core")
+PACKAGES = (
+    "",
+    ".models",
+    ".models.diffusion_unets",
+    ".nn",
+    ".nn.module",
+    ".nn.module.utils",
+    ".core",
+    ".diffusion",
+    ".diffusion.preconditioners",
+)
 """physicsnemo's packages whose own first module is not run."""
 
 
@@ -53,7 +63,7 @@ class Module(nn.Module):
         super().__init__()
 
 
-def _physicsnemo() -> tuple[Any, Any]:
+def _physicsnemo() -> tuple[Any, Any, Any]:
     root = _path("physicsnemo")
     stubs = {
         f"physicsnemo{name}": _package(f"physicsnemo{name}", root.joinpath(*name.split(".")))
@@ -61,12 +71,13 @@ def _physicsnemo() -> tuple[Any, Any]:
     }
     inner = "physicsnemo.nn.module."
     unused = {f"{inner}weight_fact": "WeightFactLinear", f"{inner}weight_norm": "WeightNormLinear"}
-    for name in ("physicsnemo.core.module", "nvtx", "jaxtyping", "einops", *unused):
+    for name in ("physicsnemo.core.module", "nvtx", "jaxtyping", "einops", "tensordict", *unused):
         stubs[name] = types.ModuleType(name)
     for name, attribute in unused.items():
         setattr(stubs[name], attribute, None)
     stubs["physicsnemo.core.module"].Module = stubs["physicsnemo.core"].Module = Module  # type: ignore[attr-defined]
     stubs["jaxtyping"].Float = Annotation  # type: ignore[attr-defined]
+    stubs["tensordict"].TensorDict = Annotation  # type: ignore[attr-defined]
     stubs["einops"].rearrange = None  # type: ignore[attr-defined]
     before = {name: sys.modules.get(name) for name in stubs}
     sys.modules.update(stubs)
@@ -83,8 +94,12 @@ def _physicsnemo() -> tuple[Any, Any]:
             for name in names:
                 setattr(stubs["physicsnemo.nn"], name, getattr(found, name))
         return tuple(
-            importlib.import_module(f"physicsnemo.models.diffusion_unets.{name}")
-            for name in ("song_unet", "dhariwal_unet")
+            importlib.import_module(f"physicsnemo.{name}")
+            for name in (
+                "models.diffusion_unets.song_unet",
+                "models.diffusion_unets.dhariwal_unet",
+                "diffusion.preconditioners.preconditioners",
+            )
         )  # type: ignore[return-value]
     finally:
         for name, module in before.items():
@@ -95,4 +110,4 @@ def _physicsnemo() -> tuple[Any, Any]:
 
 
 adm = _adm()
-song, dhariwal = _physicsnemo()
+song, dhariwal, preconditioners = _physicsnemo()
