@@ -33,6 +33,13 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.option("--variant", default=None, help='which of a folder\'s files, such as "fp16"')
 @click.option("--allow-pickle", is_flag=True, help="open .ckpt and .bin files, in a process of their own")
 @click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="a file with a network that SOURCE lacks: a text encoder, the autoencoder (may be repeated)",
+)
+@click.option(
     "--adapter",
     "adapters",
     multiple=True,
@@ -50,6 +57,7 @@ def command(
     family: str | None,
     variant: str | None,
     allow_pickle: bool,
+    parts: tuple[Path, ...],
     adapters: tuple[str, ...],
     partial: bool,
     as_json: bool,
@@ -65,11 +73,13 @@ def command(
     from sfumato.adapted import Given
     from sfumato.device import dtype_named
     from sfumato.families.convert import convert
+    from sfumato.families.split import assembled
+    from sfumato.families.split import opened as together
     from sfumato.merging import merge
     from sfumato.weights.hub import resolve
-    from sfumato.weights.source import open_source
 
-    with open_source(resolve(source), variant=variant, allow_pickle=allow_pickle) as opened:
+    with together(resolve(source), parts, variant=variant, allow_pickle=allow_pickle) as checkpoint:
+        opened = assembled(checkpoint)
         chosen = dtype_named(dtype, "cpu") if dtype else None
         uses = Given(adapters=adapters, partial=partial).uses()
         if partial and not uses:

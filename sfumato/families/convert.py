@@ -7,11 +7,7 @@ back is the same bits.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import secrets
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,20 +16,17 @@ import torch
 from sfumato.errors import InvalidRequest, OutputError, WeightsError
 from sfumato.families import pixel_settings, settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
+from sfumato.families.folders import KEPT, copy_settings, into_folder, write_json
 from sfumato.families.inspect import Report, inspect
 from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
 from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks, usual_names
 from sfumato.families.stream import Changes, as_it_is, last_block, stream, without_last
-from sfumato.files import sync_folder, why_unwritable, write_bytes
+from sfumato.files import write_bytes
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.unet import UNetConfig
-from sfumato.weights.folder import PICKLED, SAFE
+from sfumato.weights.folder import SAFE
 from sfumato.weights.save import Stored, Writable, write_all
 from sfumato.weights.source import Source, open_source
-
-KEPT = "original_only.safetensors"
-"""Where a folder keeps the tensors that its layout has no name for."""
-MOST_COPIED = 30_000_000  # bytes: settings and vocabularies are smaller
 
 SINGLE = {
     "sd1": {
@@ -126,7 +119,7 @@ def convert(
             f"{source.path} is of {report.title}, which has no file of all its networks: convert its denoiser alone"
         )
     if layout == "diffusers":
-        notes = _into_folder(place, lambda folder: job.folder(folder))
+        notes = into_folder(place, lambda folder: job.folder(folder))
     elif layout == "original":
         if not place.name.endswith(SAFE):
             raise InvalidRequest(f"the original layout is a file: {place} must end in {' or '.join(SAFE)}")
@@ -146,6 +139,11 @@ class _Job:
     shard_bytes: int | None
     changes: Mapping[str, Changes]
     metadata: Mapping[str, str]
+
+    @property
+    def split(self) -> bool:
+        """Whether its networks lie in files of their own, without the settings of a folder (see families.split)."""
+        return bool(self.source.parts) and not self.source.config
 
     @property
     def alone(self) -> bool:
@@ -175,7 +173,7 @@ class _Job:
             )
             self._component(folder, place, part, told)
             return [] if part.source.config else _unsure(self.family, parts)
-        if self.source.parts:
+        if self.source.parts and not self.split:
             return self._again(folder, parts)
         if self.family is None:
             raise WeightsError(f"{self.source.path} has no denoiser, so its family and folder are not known")
@@ -194,8 +192,9 @@ class _Job:
                 mean, std = (self.source.read(name).flatten().tolist() for name in NORMAL_MARKS)
                 told |= {"scaling_factor": 0.5, "latents_mean": mean, "latents_std": std}
             taken = self._component(folder / names[place], place, part, told)
-            used |= self._own(place, taken)
-        notes = self._kept(folder, [name for name in self.source.entries if name not in used])
+            used |= taken if self.split else self._own(place, taken)
+        left = [] if self.split else [name for name in self.source.entries if name not in used]
+        notes = self._kept(folder, left)
         self._settings(folder, shown)
         return notes + _unsure(self.family, shown)
 
@@ -204,8 +203,8 @@ class _Job:
         unet, scheduler, index = pixel_settings.folder(part)
         self._component(folder / "unet", "denoiser", part, unet)
         (folder / "scheduler").mkdir()
-        _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-        _write_json(folder / "model_index.json", index)
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(folder / "model_index.json", index)
         return []
 
     def _own(self, place: str, names: set[str]) -> set[str]:
@@ -226,12 +225,12 @@ class _Job:
         write_all(
             folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt", **self.metadata}
         )
-        _write_json(folder / "config.json", told)
+        write_json(folder / "config.json", told)
         return used
 
     def _again(self, folder: Path, parts: Mapping[str, Part]) -> list[str]:
         """A folder from a folder: its settings and vocabularies as they are, its weights anew."""
-        copied = _copy_settings(self.source.path, folder)
+        copied = copy_settings(self.source.path, folder)
         for place, part in parts.items():
             self._component(folder / part.source.path.name, place, part, part.source.config)
         left = [name for name, part in self.source.parts.items() if part.entries and name not in FOLDERS]
@@ -260,7 +259,7 @@ class _Job:
         walk = settings.schedulers(self.family, self.report.prediction or "eps", zero, guided, levels)
         for name, told in walk.items():
             (folder / name).mkdir(exist_ok=True)
-            _write_json(folder / name / "scheduler_config.json", told)
+            write_json(folder / name / "scheduler_config.json", told)
         index = settings.index(self.family, self.report.variant, parts, walk)
         for place, part in parts.items():
             if part.kind == "clip":
@@ -270,7 +269,7 @@ class _Job:
                 files = settings.clip_tokenizer("!" if opened else "<|endoftext|>", part.config.length)
                 for file, data in files.items():
                     write_bytes(folder / name / file, data)
-        _write_json(folder / "model_index.json", index)
+        write_json(folder / "model_index.json", index)
 
     def single(self, target: Path) -> tuple[Path, list[str]]:
         """Write a file in the original layout."""
@@ -309,7 +308,8 @@ class _Job:
             made, taken = stream(part, layout, self.dtype, self.changes.get(place))
             tensors |= {prefix + name: tensor for name, tensor in made.items()}
             named |= set() if self.source.parts else self._own(place, taken)
-            if place == "text" and self.family in ("sd2", "x4") and self.source.parts:
+            folded = self.source.parts and part.layout == "diffusers"  # without the last block
+            if place == "text" and self.family in ("sd2", "x4") and folded:
                 notes += last_block(tensors, part.config, prefix, kept, self.dtype)
         if not self.source.parts:
             names = self.source.entries.keys() - named - tensors.keys()
@@ -357,39 +357,6 @@ class _Job:
         return said + [f"marked with the empty tensor {name}, as others do" for name in marks]
 
 
-def _into_folder(target: Path, write: Callable[[Path], list[str]]) -> list[str]:
-    """Call ``write`` with a folder beside ``target`` that becomes it when all is there."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir()
-        notes = write(part)
-        part.rename(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(why_unwritable(target, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            if part.exists():
-                shutil.rmtree(part)
-    return notes
-
-
-def _copy_settings(source: Path, target: Path) -> int:
-    """Copy what lies in a folder and its subfolders and holds no weights; returns how many files."""
-    count = 0
-    for path in sorted((*source.glob("*"), *source.glob("*/*"))):
-        weights = path.name.endswith((*SAFE, *PICKLED)) or ".index." in path.name
-        if not path.is_file() or (weights and path.name != KEPT) or path.name.startswith("."):
-            continue
-        if path.name != KEPT and path.stat().st_size > MOST_COPIED:
-            continue
-        other = target / path.relative_to(source)
-        other.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, other)
-        count += 1
-    return count
-
-
 def _unsure(family: str | None, parts: Mapping[str, Part]) -> list[str]:
     """What the settings that were written cannot know."""
     notes = []
@@ -404,7 +371,3 @@ def _unsure(family: str | None, parts: Mapping[str, Part]) -> list[str]:
     if family in ("sd1", "sd2", "sdxl", "sdxl-refiner", "x4"):
         notes.append("the scheduler, sample_size and number of heads are the family's usual ones")
     return notes
-
-
-def _write_json(path: Path, told: Mapping[str, object]) -> None:
-    write_bytes(path, (json.dumps(told, indent=2, sort_keys=True) + "\n").encode())

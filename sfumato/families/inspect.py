@@ -12,6 +12,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.further import FURTHER
 from sfumato.families.marks import prediction_of, says_turbo
 from sfumato.families.signatures import LANGUAGES, PREFIXES, Found, networks, place_of, recognise
+from sfumato.families.surplus import idle, surplus, unread
 from sfumato.weights.header import Entry
 from sfumato.weights.source import Source, sha256
 
@@ -120,6 +121,10 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
     others = _others(source) if "" not in asked else []
     layouts = {one.layout for one in found.values()}
     whole = "diffusers folder" if source.parts else "single file" if len(found) > 1 else ""
+    if source.parts and not source.config:
+        whole = "files of their own"
+    wanted = needed(family, variant)
+    left = {place: found[place].kind for place in surplus(family, wanted, found)} if family else {}
     return Report(
         path=str(source.path),
         family=family,
@@ -129,7 +134,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
         prediction=prediction,
         why=why,
         components=tuple(_component(place, one, facts[place]) for place, one in found.items()),
-        missing=tuple(place for place in needed(family, variant) if place not in found),
+        missing=tuple(place for place in wanted if place not in found),
         others=len(others),
         other_names=tuple(others[:10]),
         metadata=dict(source.metadata),
@@ -143,7 +148,7 @@ def inspect(source: Source, *, hashes: bool = False) -> Report:
             for path in source.files
         ),
         packed=tuple(sorted({entry.dtype for entry in source.entries.values() if _packed(entry)})),
-        notes=tuple(source.notes),
+        notes=(*source.notes, *idle(left), *unread(source)),
     )
 
 
@@ -214,6 +219,11 @@ def facts_of(network: Found) -> dict[str, int | bool]:
             }
         case "tiny":
             return {"latent": shapes["decoder.1.weight" if original else "decoder.layers.0.weight"][1]}
+        case "dcae":
+            leave = "project_out.main.op_list.0.conv" if original else "conv_out"
+            begin = "encoder.stages." if original else "encoder.down_blocks."
+            levels = [int(key[len(begin) :].split(".")[0]) for key in shapes if key.startswith(begin)]
+            return {"latent": shapes[f"encoder.{leave}.weight"][0], "factor": 2 ** max(levels, default=0)}
         case "clip":
             name = "token_embedding.weight" if original else "text_model.embeddings.token_embedding.weight"
             return {
@@ -222,9 +232,9 @@ def facts_of(network: Found) -> dict[str, int | bool]:
                 "projection": ("text_projection" if original else "text_projection.weight") in shapes,
             }
         case "siglip":
-            patch = shapes["vision_model.embeddings.patch_embedding.weight"]
-            places = shapes["vision_model.embeddings.position_embedding.weight"][0]
-            return {"width": patch[0], "layers": count("vision_model.encoder.layers."), "places": places}
+            places = shapes["vision_model.embeddings.position_embedding.weight"]
+            layers = count("vision_model.encoder.layers.")
+            return {"width": places[1], "layers": layers, "places": places[0]}
         case "redux":
             return {"width": shapes["redux_up.weight"][1], "tokens": shapes["redux_down.weight"][0]}
         case kind if kind in LANGUAGES:
@@ -254,7 +264,7 @@ def family_of(
             return "flux", "Fill"
         if told["inputs"] == 128:
             return "flux", "Control"
-        return "flux", "dev or Kontext" if told["guidance"] else "schnell"
+        return "flux", _guided(whole) if told["guidance"] else "schnell"
     if told["classes"]:
         return "x4", None
     variant = INPUTS.get(told["inputs"], f"{told['inputs']} input channels")
@@ -264,6 +274,14 @@ def family_of(
         big = facts["text_2"]["width"] if "text_2" in found else 1280
         return "sdxl", "refiner" if told["tokens"] == big else variant
     return ("sd2" if told["matrices"] else "sd1"), variant
+
+
+def _guided(whole: Source) -> str:
+    """Which FLUX.1 that is told guidance: their shapes are equal, and the pipeline's class or a name tells."""
+    pipeline = str(whole.config.get("_class_name", ""))
+    if "kontext" in f"{pipeline} {whole.path.name}".lower():
+        return "Kontext"
+    return "dev" if pipeline else "dev or Kontext"
 
 
 def predicted(family: str, source: Source, denoiser: Found) -> tuple[str, str]:
@@ -305,6 +323,7 @@ def _alone(found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bo
         titles.append(
             {
                 "vae": f"autoencoder, {told.get('latent')} channels at 1/{told.get('factor')}",
+                "dcae": f"deep compression autoencoder, {told.get('latent')} channels at 1/{told.get('factor')}",
                 "tiny": f"tiny autoencoder, {told.get('latent')} channels",
                 "clip": f"CLIP text encoder, width {told.get('width')}",
                 "t5": f"T5 encoder, width {told.get('width')}",

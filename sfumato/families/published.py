@@ -22,8 +22,10 @@ from sfumato.families import chroma, flows, lumina, pixels, sincos, stable, text
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.languages import check_installed
+from sfumato.families.looks import looks_of
 from sfumato.families.marks import BY_SETTINGS, says_turbo
 from sfumato.families.split import blind, check_parts, stored, words_of
+from sfumato.families.surplus import idle, surplus
 from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
 from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
@@ -56,8 +58,6 @@ FAMILIES: tuple[Family, ...] = (
     sincos.DIT,
     pixels.BY_CLASS,
     pixels.UNCONDITIONAL,
-    pixels.EDM_BY_CLASS,
-    pixels.EDM,
 )
 """The families, the most special first."""
 TOLD = ((flows.says_kontext, flows.KONTEXT), (says_turbo, zimage.TURBO))
@@ -115,7 +115,9 @@ def load_checkpoint(
     parts = {place: _completed(part, place, kind) for place, part in checkpoint.parts.items()}
     asked = process_of(kind, checkpoint, predicts)
     reading = texts.encoders(parts)
-    loaded = {place: part for place, part in parts.items() if (encoders if place in reading else draws)}
+    left = surplus(kind.name, (*kind.needs, *looks_of(parts)), parts)
+    wanted = {place: part for place, part in parts.items() if place not in left}
+    loaded = {place: part for place, part in wanted.items() if (encoders if place in reading else draws)}
     words = None
     if "language" in loaded:
         check_installed(parts["language"].kind)
@@ -124,14 +126,7 @@ def load_checkpoint(
     keep = quantized if packed else None
     nets: dict[str, Any] = {
         place: load_into(
-            part.make,
-            part.source,
-            part.table,
-            part.layout,
-            dtype=dtype,
-            keep_float32=part.exact,
-            device=device,
-            packed=keep,
+            part.make, part.source, part.table, part.layout, dtype=dtype, device=device, packed=keep
         )
         for place, part in loaded.items()
     }
@@ -156,6 +151,7 @@ def load_checkpoint(
     labels = sincos.labels_of(checkpoint.source.config)
     kit = Kit(nets=nets, parts=parts, tokens=words, zeros=zeros, labels=labels)
     said = [*_notes(kind, asked), *stored(loaded, dtype, packed)]
+    said += [f"{note}; it was not loaded" for note in idle({place: parts[place].kind for place in left})]
     alike = tuple(dict.fromkeys(f.name for f in FAMILIES if f.condition is kind.condition))
     drawing = {place: part for place, part in checkpoint.parts.items() if place not in reading}
     why_not = refusal(kind, parts)

@@ -67,7 +67,8 @@ _PIPELINES = {
     "sd3": "StableDiffusion3",
     "flux": "Flux",
 }
-_VARIANTS = {"inpainting": "Inpaint", "instruct": "InstructPix2Pix", "Fill": "Fill", "Control": "Control"}
+_VARIANTS = {"inpainting": "Inpaint", "instruct": "InstructPix2Pix"}
+_VARIANTS |= {name: name for name in ("Fill", "Control", "Kontext")}
 _STEPS = {"num_train_timesteps": 1000}
 _LATENT_BETAS = {**_STEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _UPSCALER_BETAS = {**_STEPS, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}

@@ -18,12 +18,12 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.family import Family
 from sfumato.families.looks import LOOKERS, looks_of, pictured
-from sfumato.families.signatures import LANGUAGES
+from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks
 from sfumato.model import BLIND
 from sfumato.text.t5 import NAMES, T5Tokens
 from sfumato.weights.folder import MODEL_INDEX, SAFE, choose, listing
 from sfumato.weights.gguf import GGUF
-from sfumato.weights.source import open_source
+from sfumato.weights.source import Source, join, open_source
 
 READS = {
     "denoiser": "the denoiser",
@@ -66,6 +66,28 @@ def opened(
             found.append(open_checkpoint(source))
         made = whole(found)
         yield replace(made, source=replace(made.source, path=path)) if files else made
+
+
+def assembled(checkpoint: Checkpoint) -> Source:
+    """One source of ``checkpoint``: its own, or of networks in several files as if they lay in a folder.
+
+    For what looks at whole checkpoints (inspect, convert): the latter has parts, no settings of a whole, and what marks
+    the main file has.
+    """
+    main = checkpoint.source
+    held = [one for part in checkpoint.parts.values() for one in part.source.files]
+    if not {*held} - {*main.files}:
+        return main
+    names = {place: name for name, place in reversed(FOLDERS.items())}
+    names |= {
+        "language": "text_encoder",
+        "denoiser": "unet" if checkpoint.parts["denoiser"].kind == "unet" else "transformer",
+    }
+    source = join({names[place]: part.source for place, part in checkpoint.parts.items()}, main.path)
+    inner = tuple(prefix for prefix, _ in PREFIXES)
+    own = {} if main.parts or "" in networks(main) else main.entries
+    marks = {name: entry for name, entry in own.items() if not name.startswith(inner)}
+    return replace(source, entries={**marks, **source.entries})
 
 
 def loose(path: Path, variant: str | None = None) -> tuple[Path, ...]:
