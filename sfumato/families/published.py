@@ -58,6 +58,8 @@ FAMILIES: tuple[Family, ...] = (
     sincos.DIT,
     pixels.BY_CLASS,
     pixels.UNCONDITIONAL,
+    pixels.EDM_BY_CLASS,
+    pixels.EDM,
 )
 """The families, the most special first."""
 TOLD = ((flows.says_kontext, flows.KONTEXT), (says_turbo, zimage.TURBO))
@@ -126,7 +128,14 @@ def load_checkpoint(
     keep = quantized if packed else None
     nets: dict[str, Any] = {
         place: load_into(
-            part.make, part.source, part.table, part.layout, dtype=dtype, device=device, packed=keep
+            part.make,
+            part.source,
+            part.table,
+            part.layout,
+            dtype=dtype,
+            keep_float32=part.exact,
+            device=device,
+            packed=keep,
         )
         for place, part in loaded.items()
     }
