@@ -169,7 +169,8 @@ class Upscale(Sampling, MaybePrompted):
             max(1, round(side * factor)) for side in (made if self.image is None else self.image.size)
         )
         large = canvas_for(width, height, model.defaults, tile=True)
-        first = 0 if self.image is not None else Sampling.evaluations(self._first(), model) or 0
+        made_first = self.image is None and bool(self.prompt.strip() or self.look)
+        first = (Sampling.evaluations(self._first(), model) or 0) if made_first else 0
         return first + walked * windows_of(model, large)
 
 
