@@ -20,7 +20,7 @@ def families(as_json: bool) -> None:
         return
     for row in rows:
         click.echo(
-            f"{row.name:28} {'native ' if row.native else 'wrapped'}  {row.title}; {row.layouts}; {row.source}"
+            f"{row.name:32} {'native ' if row.native else 'wrapped'}  {row.title}; {row.layouts}; {row.source}"
         )
     if listing.installed() is None:
         click.echo(

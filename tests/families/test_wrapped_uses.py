@@ -20,7 +20,8 @@ from sfumato.adapted import Given
 from sfumato.condition import Prompt
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.encoded import asked, returned, usual
-from sfumato.families.ways import FILMS, REFUSED
+from sfumato.families.listing import NATIVE_CLASSES
+from sfumato.families.ways import FILMS, REFUSED, WAYS
 from sfumato.families.wrapped import is_for, load_wrapped, wrapped
 from sfumato.loaded import Loaded
 from sfumato.model import Model
@@ -316,3 +317,17 @@ def test_a_folder_walks_as_the_pipeline_it_is_of(tmp_path: Path) -> None:
     exact = ready(pipe)
     assert np.array_equal(pixels(ours.task("text2image", **told)), pixels(exact.task("text2image", **told)))
     assert "not native" in ours.model.notes(Prompt(text="a"))[0]
+
+
+def test_the_page_tells_what_is_wrapped_and_what_is_refused() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    for name, way in WAYS.items():
+        wanted = [f"`{way.pipelines[0] if name in NATIVE_CLASSES else name}`", way.title]
+        assert wanted in [row[:2] for row in rows], name
+    for name, why in REFUSED.items():
+        assert any(f"`{name}`" in row[0] and row[1] == why for row in rows), name
