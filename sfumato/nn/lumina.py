@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attend import attend
 from sfumato.nn.attention import RMSNorm
 from sfumato.nn.embed import MLP, sinusoid
 from sfumato.nn.flux import folded, positions
 from sfumato.nn.joint import CLOCK, axis_angles
+from sfumato.nn.told import Place, told_of
 
 EPS, LAST_EPS = 1e-5, 1e-6
 """Of all norms, and of the last one."""
@@ -71,29 +73,46 @@ class LuminaBlock(nn.Module):
         self.before_up, self.after_down = RMSNorm(width, EPS), RMSNorm(width, EPS)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None = None, steer: Tensor | None = None
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        steer: Tensor | None = None,
+        told: Place | None = None,
+        text: int = 0,
     ) -> Tensor:
         """Map ``x`` (B, L, D), whose places ``turn`` (cosines and sines (B, L, d / 2)) says.
 
-        ``mask`` (B, L) is True where a token counts; ``steer`` (B, steer) is the embedded clock.
+        ``mask`` (B, L) or (B, L, L) is True where a token counts; ``steer`` (B, steer) is the embedded clock.
+        ``told`` is what is not as usual, and has the mask then; the first ``text`` tokens are words.
         """
+        if told is not None and told.skipped:
+            return x
         enter, rise = self.before(x), self.before_up
         if self.modulation is None:
-            x = x + self.after(self._look(enter, turn, mask))
+            x = x + self.after(self._look(enter, turn, mask, None, 0))
             still: Tensor = x + self.after_down(self._feed(rise(x)))
             return still
         scale, gate, scale_up, gate_up = self.modulation(steer)[:, None].chunk(4, dim=-1)
-        x = x + gate.tanh() * self.after(self._look(enter * (1 + scale), turn, mask))
+        x = x + gate.tanh() * self.after(self._look(enter * (1 + scale), turn, mask, told, text))
         steered: Tensor = x + gate_up.tanh() * self.after_down(self._feed(rise(x) * (1 + scale_up)))
         return steered
 
-    def _look(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _look(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, told: Place | None, text: int
+    ) -> Tensor:
         shares = (self.heads, self.groups, self.groups)
         query, key, value = self.qkv(x).unflatten(-1, (sum(shares), -1)).split(shares, dim=2)
-        query, key = _turned(self.q_norm(query), *turn), _turned(self.k_norm(key), *turn)
+        if told is not None:
+            query = told.blurred(query, text)
+        query, key = self.q_norm(query), self.k_norm(key)
+        if told is not None:
+            query, key = told.aligned(query, key, text)
+        query, key = _turned(query, *turn), _turned(key, *turn)
         each = self.heads // self.groups
         key, value = (t.repeat_interleave(each, dim=2) for t in (key, value))
-        seen: Tensor = self.out(attend(query, key, value, mask))
+        looked = attend(query, key, value, mask) if told is None else told.look(query, key, value, text)
+        seen: Tensor = self.out(looked)
         return seen
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -125,31 +144,47 @@ class Lumina(nn.Module):
         self.blocks = nn.ModuleList(LuminaBlock(*sizes, config.steer) for _ in range(config.depth))
         self.modulation = nn.Linear(config.steer, config.width)
         self.leave = nn.Linear(config.width, 4 * config.outer)
+        self.attention_layers = ("refiner",) * config.refiners + ("block",) * config.depth
 
-    def forward(self, x: Tensor, clock: Tensor, *, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        *,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
-        ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where one counts: the first of a row. Sides are even;
-        ValueError otherwise. (The network itself is told 1 - sigma and says the velocity towards the picture.)
+        ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where one counts: the first of a row, or in any order where
+        several texts have an ``owner`` each. Sides are even; ValueError otherwise. ``manner``, ``regions`` and
+        ``owner`` are Cond's. (The network itself is told 1 - sigma and says the velocity towards the picture.)
         """
         if any(side % 2 for side in x.shape[-2:]):
             raise ValueError(f"sides {tuple(x.shape[-2:])} must be even")
         height, width = (side // 2 for side in x.shape[-2:])
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        tokens, mask, owner = counted_first(tokens, mask, owner)
+        usual = manner is None and regions is None
+        told, sides = None if usual else told_of(manner, regions, owner, mask), (height, width)
         count = tokens.shape[1]
         cos, sin = self._angles(mask, height, width, torch.promote_types(x.dtype, torch.float32))
         steer = F.silu(self.clock(sinusoid(1 - clock.double() / 1000, CLOCK, like=x)))
         text = self.words(self.words_norm(tokens))
         for block in self.text:
-            text = block(text, (cos[:, :count], sin[:, :count]), mask)
+            text = block(text, (cos[:, :count], sin[:, :count]), own_words(mask, owner))
         h = self.enter(corners_first(folded(x)))
-        for block in self.picture:
-            h = block(h, (cos[:, count:], sin[:, count:]), None, steer)
+        for number, block in enumerate(self.picture):
+            at = None if told is None else told.at(number, sides)
+            h = block(h, (cos[:, count:], sin[:, count:]), None, steer, at)
         h = torch.cat((text, h), dim=1)
         both = F.pad(mask, (0, height * width), value=True)
-        for block in self.blocks:
-            h = block(h, (cos, sin), both, steer)
+        for number, block in enumerate(self.blocks, len(self.picture)):
+            h = block(h, (cos, sin), both, steer, None if told is None else told.at(number, sides), count)
         h = F.layer_norm(h[:, count:], h.shape[-1:], eps=LAST_EPS) * (1 + self.modulation(steer))[:, None]
         return -pictured(self.leave(h), height, width)
 
@@ -163,6 +198,26 @@ class Lumina(nn.Module):
         places = torch.cat((text, picture), dim=1)
         cos, sin = axis_angles(places.flatten(0, 1), self.config.axes, self.config.theta, dtype)
         return cos.view(rows, -1, cos.shape[-1]), sin.view(rows, -1, sin.shape[-1])
+
+
+def counted_first(tokens: Tensor, mask: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``tokens`` (B, S, D), ``mask`` and ``owner`` (B, S) with those that count first, each in its order.
+
+    Without an owner there is one text, which is in that order.
+    """
+    if owner is None:
+        return tokens, mask, owner
+    order = torch.argsort(mask.logical_not().int(), dim=1, stable=True)
+    tokens = tokens.gather(1, order[..., None].expand_as(tokens))
+    return tokens, mask.gather(1, order), owner.gather(1, order)
+
+
+def own_words(mask: Tensor | None, owner: Tensor | None) -> Tensor | None:
+    """The mask (B, S, S) of words that see those of their own text alone; ``mask`` (B, S) where there is one text."""
+    if owner is None:
+        return mask
+    own = owner[:, :, None] == owner[:, None, :]
+    return own if mask is None else own & mask[:, None]
 
 
 def corners_first(patches: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class Place:
         half, manner = len(query) // 2, self.told.manner
         kept = slice(None) if manner.own else slice(0, text)
         keys, values = (torch.cat((part[:half, kept], part[half:, text:]), dim=1) for part in (key, value))
-        counts = self._counting(key.shape[1])
+        counts = self._counting(key.shape[1]) if text else None
         mask = rest = weights = None
         if counts is not None:
             mask = torch.cat((counts[:half, :, kept], counts[half:, :, text:]), dim=2)
@@ -123,7 +123,9 @@ class Place:
             weights = keys.new_zeros(1, 1, keys.shape[1])
             weights[..., key.shape[1] :] = math.log(manner.weight) if manner.weight else -math.inf
             if mask is not None:
-                weights = torch.where(mask, weights, -math.inf) if mask.dtype == torch.bool else weights + mask
+                weights = (
+                    torch.where(mask, weights, -math.inf) if mask.dtype == torch.bool else weights + mask
+                )
         first = attend(query[:half], keys, values, mask if weights is None else weights)
         return torch.cat((first, attend(query[half:], key[half:], value[half:], rest)))
 
@@ -157,7 +159,8 @@ class Place:
     def _joint(self, length: int, text: int) -> Tensor | None:
         """The mask (B, L or 1, L) of text and picture in one row: tokens see those of their own region and its places.
 
-        Of the text only what counts; None for all.
+        Of the text only what counts; None for all. What stands behind the picture (a reference, what fills the row)
+        sees the words of the first region, so that no others come to the picture through it.
         """
         counts, owner = self._counting(length), self.told.owner
         told = self.told.counts
@@ -169,6 +172,7 @@ class Place:
         mask[:, :text, :text] = owner[:, :, None] == owner[:, None, :]
         mask[:, text:end, :text] = seen
         mask[:, :text, text:end] = seen.transpose(1, 2)
+        mask[:, end:, :text] = owner[:, None, :] == 0
         return mask if counts is None else _where(mask, counts)
 
 

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.manner import Manner
 from sfumato.nn.attention import RMSNorm
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.flux import folded, positions
 from sfumato.nn.joint import CLOCK, axis_angles
-from sfumato.nn.lumina import EPS, LAST_EPS, LuminaBlock, corners_first, pictured
+from sfumato.nn.lumina import EPS, LAST_EPS, LuminaBlock, corners_first, counted_first, own_words, pictured
+from sfumato.nn.told import told_of
 
 MEASURE = 32
 """Rows of text and of picture have a multiple of so many tokens."""
@@ -71,36 +73,54 @@ class ZImage(nn.Module):
         self.blocks = nn.ModuleList(LuminaBlock(*sizes, config.steer) for _ in range(config.depth))
         self.modulation = nn.Linear(config.steer, config.width)
         self.leave = nn.Linear(config.width, 4 * config.channels)
+        self.attention_layers = ("refiner",) * config.refiners + ("block",) * config.depth
 
-    def forward(self, x: Tensor, clock: Tensor, *, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        clock: Tensor,
+        *,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        manner: Manner | None = None,
+        regions: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> Tensor:
         """The velocity (B, channels, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
-        ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where one counts: the first of a row, and at least one.
-        Sides are even; ValueError otherwise. (The network itself is told 1000 (1 - sigma) and says the velocity towards
-        the picture.)
+        ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where one counts: the first of a row, and at least one, or
+        in any order where several texts have an ``owner`` each. Sides are even; ValueError otherwise. ``manner``,
+        ``regions`` and ``owner`` are Cond's; what fills the text belongs to the first. (The network itself is told
+        1000 (1 - sigma) and says the velocity towards the picture.)
         """
         if any(side % 2 for side in x.shape[-2:]):
             raise ValueError(f"sides {tuple(x.shape[-2:])} must be even")
         height, width = (side // 2 for side in x.shape[-2:])
-        tokens, mask, counts = _measured(tokens, mask)
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        tokens, mask, owner = counted_first(tokens, mask, owner)
+        tokens, mask, owner, counts = _measured(tokens, mask, owner)
         filled = -height * width % MEASURE
         turn = self._angles(counts, tokens.shape[1], height, width, filled, x)
         count = tokens.shape[1]
         # Rows of one length need no mask, and attention without one is quicker.
         seen = torch.arange(count, device=x.device) < counts[:, None]
         some = None if bool(seen.all()) else seen
+        usual = manner is None and regions is None
+        told, sides = None if usual else told_of(manner, regions, owner, some), (height, width)
         steer = self.clock(sinusoid(1000 - clock.double(), CLOCK, like=x))
         text = torch.where(mask[..., None], self.words(self.words_norm(tokens)), self.no_word)
         for block in self.text:
-            text = block(text, _part(turn, 0, count), some)
+            text = block(text, _part(turn, 0, count), own_words(some, owner))
         h = self.enter(corners_first(folded(x)))
         h = torch.cat((h, self.no_patch.expand(len(h), filled, -1)), dim=1)
-        for block in self.picture:
-            h = block(h, _part(turn, count, None), None, steer)
+        for number, block in enumerate(self.picture):
+            at = None if told is None else told.at(number, sides)
+            h = block(h, _part(turn, count, None), None, steer, at)
         both = None if some is None else F.pad(some, (0, h.shape[1]), value=True)
         h = torch.cat((text, h), dim=1)
-        for block in self.blocks:
-            h = block(h, turn, both, steer)
+        for number, block in enumerate(self.blocks, len(self.picture)):
+            h = block(h, turn, both, steer, None if told is None else told.at(number, sides), count)
         h = h[:, count : count + height * width]
         h = F.layer_norm(h, h.shape[-1:], eps=LAST_EPS) * (1 + self.modulation(F.silu(steer)))[:, None]
         return -pictured(self.leave(h), height, width)
@@ -123,13 +143,14 @@ class ZImage(nn.Module):
         return cos.view(rows, -1, cos.shape[-1]), sin.view(rows, -1, sin.shape[-1])
 
 
-def _measured(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """``tokens`` and ``mask`` cut or filled to the longest row's measures, and (B,) how many tokens a row then has."""
-    if mask is None:
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+def _measured(
+    tokens: Tensor, mask: Tensor, owner: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """All three cut or filled to the longest row's measures, and (B,) how many tokens a row then has."""
     counts = (mask.sum(dim=1) + MEASURE - 1) // MEASURE * MEASURE
     more = int(counts.max()) - tokens.shape[1]
-    return F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more), value=False), counts
+    owner = None if owner is None else F.pad(owner, (0, more), value=0)
+    return F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more), value=False), owner, counts
 
 
 def _part(turn: tuple[Tensor, Tensor], first: int, last: int | None) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,14 @@ from sfumato.nn.attend import attend
 from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.dit import DiT, DiTConfig
 from sfumato.nn.flux import Flux, FluxConfig
+from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT, MMDiTConfig
 from sfumato.nn.pack import pack
+from sfumato.nn.sana import Sana, SanaConfig
 from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.told import Place, Told
 from sfumato.nn.unet import UNet, UNetConfig
+from sfumato.nn.zimage import ZImage, ZImageConfig
 
 F64 = torch.float64
 ALL = frozenset(range(8))
@@ -71,6 +74,12 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
         {"tokens": drawn(2, 5, 12, seed=2)},
         4,
     ),
+    "sana": (
+        lambda: Sana(SanaConfig(depth=3, width=32, heads=2, text_heads=4, channels=4, outer=4, hidden=40, tokens=12,
+                                norm=True)),
+        {"tokens": drawn(2, 5, 12, seed=2)},
+        4,
+    ),
     "mmdit": (
         lambda: MMDiT(MMDiTConfig(depth=3, width=24, heads=3, channels=4, outer=4, tokens=12, vector=6, side=8,
                                   norm=True, dual=1)),
@@ -83,6 +92,18 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
         {"tokens": drawn(2, 5, 12, seed=2)},
         4,
     ),
+    "lumina": (
+        lambda: Lumina(LuminaConfig(depth=2, refiners=1, width=48, heads=4, groups=2, channels=4, outer=4, tokens=12,
+                                    hidden=32, axes=(4, 4, 4))),
+        {"tokens": drawn(2, 5, 12, seed=2)},
+        4,
+    ),
+    "zimage": (
+        lambda: ZImage(ZImageConfig(depth=2, refiners=1, width=48, heads=4, channels=4, tokens=12, hidden=32,
+                                    steer=16, clock=8, axes=(4, 4, 4))),
+        {"tokens": drawn(2, 5, 12, seed=2)},
+        4,
+    ),
     "flux": (
         lambda: Flux(FluxConfig(double=2, single=2, width=32, heads=2, channels=4, outer=4, tokens=12, vector=6,
                                 axes=(4, 6, 6))),
@@ -92,7 +113,7 @@ NETS: dict[str, tuple[Any, dict[str, Any], int]] = {
 }  # fmt: skip
 """Networks of every kind, conditions for two rows, channels of x."""
 
-JOINT = ("mmdit", "flux", "chroma")
+JOINT = ("mmdit", "flux", "chroma", "lumina", "zimage")
 """Networks whose text and picture are one row."""
 CLOCK = torch.tensor([300.0, 720.0], dtype=F64)
 
@@ -207,9 +228,12 @@ def test_each_region_sees_its_own_words_alone(case: Any) -> None:
         assert far(net(x, CLOCK, **doors, regions=whole, owner=owner), plain) < 1e-12
     first = whole.clone()
     first[:, 1] = 0
-    fewer = {**doors, "tokens": doors["tokens"][:, :3]}
     found = net(x, CLOCK, **doors, regions=first, owner=owner)
-    assert far(found, net(x, CLOCK, **fewer)) < 1e-10
+    other = torch.cat((doors["tokens"][:, :3], drawn(2, 2, 12, seed=4)), dim=1)
+    assert far(net(x, CLOCK, **{**doors, "tokens": other}, regions=first, owner=owner), found) < 1e-10
+    if name not in ("lumina", "zimage"):  # there the picture's place is behind the last word
+        fewer = {**doors, "tokens": doors["tokens"][:, :3]}
+        assert far(found, net(x, CLOCK, **fewer)) < 1e-10
     nowhere = torch.zeros_like(whole)
     assert far(net(x, CLOCK, **doors, regions=nowhere, owner=torch.zeros_like(owner)), plain) < 1e-12
 
@@ -244,7 +268,7 @@ def test_tokens_that_do_not_count_might_as_well_not_be_there(manner: Manner, are
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["unet", "pixels", "adm"])
+@pytest.mark.parametrize("name", ["unet", "pixels", "adm", "sana"])
 @pytest.mark.parametrize("wrap", [(True, True), (True, False), (False, True)])
 def test_a_network_that_goes_round_knows_no_edge(name: str, wrap: tuple[bool, bool]) -> None:
     make, doors, channels = NETS[name]
