@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sfumato.errors import UnknownName
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A paper: authors as BibTeX has them, title, year, and where it is found (an arXiv number or a venue)."""
-
-    authors: str
-    title: str
-    year: int
-    where: str
-
+from sfumato.papers import MODELS, Paper
 
 PAPERS: dict[str, Paper] = {
+    **MODELS,
     "ahn2024pag": Paper(
         "Ahn, Donghoon and Cho, Hyoungwon and Min, Jaewon and Jang, Wooseok and Kim, Jungwoo and Kim, SeonHwa and "
         "Park, Hyun Hee and Jin, Kyong Hwan and Kim, Seungryong",
         "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance",
         2024,
         "2403.17377",
-    ),
-    "balaji2022ediffi": Paper(
-        "Balaji, Yogesh and Nah, Seungjun and Huang, Xun and Vahdat, Arash and Song, Jiaming and Zhang, Qinsheng and "
-        "Kreis, Karsten and Aittala, Miika and Aila, Timo and Laine, Samuli and Catanzaro, Bryan and Karras, Tero and "
-        "Liu, Ming-Yu",
-        "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
-        2022,
-        "2211.01324",
-    ),
-    "brooks2023instructpix2pix": Paper(
-        "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.",
-        "InstructPix2Pix: Learning to Follow Image Editing Instructions",
-        2023,
-        "2211.09800",
     ),
     "lugmayr2022repaint": Paper(
         "Lugmayr, Andreas and Danelljan, Martin and Romero, Andres and Yu, Fisher and Timofte, Radu and Van Gool, Luc",
@@ -62,12 +37,6 @@ PAPERS: dict[str, Paper] = {
         "Style Aligned Image Generation via Shared Attention",
         2024,
         "2312.02133",
-    ),
-    "stability2024sd35": Paper(
-        "{Stability AI}",
-        "Stable Diffusion 3.5, reference implementation (github.com/Stability-AI/sd3.5)",
-        2024,
-        "github.com/Stability-AI/sd3.5",
     ),
     "anderson1982reverse": Paper(
         "Anderson, Brian D. O.",
@@ -136,12 +105,6 @@ PAPERS: dict[str, Paper] = {
         "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
         2022,
         "2211.01095",
-    ),
-    "nichol2021improved": Paper(
-        "Nichol, Alex and Dhariwal, Prafulla",
-        "Improved Denoising Diffusion Probabilistic Models",
-        2021,
-        "2102.09672",
     ),
     "crowson2022kdiffusion": Paper(
         "Crowson, Katherine",
@@ -241,12 +204,6 @@ PAPERS: dict[str, Paper] = {
         2023,
         "2309.04907",
     ),
-    "esser2024sd3": Paper(
-        "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and others",
-        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
-        2024,
-        "2403.03206",
-    ),
     "ho2022cfg": Paper(
         "Ho, Jonathan and Salimans, Tim",
         "Classifier-Free Diffusion Guidance",
@@ -264,18 +221,6 @@ PAPERS: dict[str, Paper] = {
         "Parallel Random Numbers: As Easy as 1, 2, 3",
         2011,
         "International Conference for High Performance Computing, Networking, Storage and Analysis (SC)",
-    ),
-    "dhariwal2021beat": Paper(
-        "Dhariwal, Prafulla and Nichol, Alex",
-        "Diffusion Models Beat GANs on Image Synthesis",
-        2021,
-        "2105.05233",
-    ),
-    "saharia2022imagen": Paper(
-        "Saharia, Chitwan and Chan, William and Saxena, Saurabh and Li, Lala and Whang, Jay and others",
-        "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
-        2022,
-        "2205.11487",
     ),
     "liu2022composable": Paper(
         "Liu, Nan and Li, Shuang and Du, Yilun and Torralba, Antonio and Tenenbaum, Joshua B.",
@@ -358,12 +303,6 @@ PAPERS: dict[str, Paper] = {
         2016,
         "1511.01844",
     ),
-    "rombach2022ldm": Paper(
-        "Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bjorn",
-        "High-Resolution Image Synthesis with Latent Diffusion Models",
-        2022,
-        "2112.10752",
-    ),
     "xu2022geodiff": Paper(
         "Xu, Minkai and Yu, Lantao and Song, Yang and Shi, Chence and Ermon, Stefano and Tang, Jian",
         "GeoDiff: a Geometric Diffusion Model for Molecular Conformation Generation",
@@ -394,30 +333,6 @@ PAPERS: dict[str, Paper] = {
         "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models",
         2024,
         "2404.14507",
-    ),
-    "polyak2024moviegen": Paper(
-        "Polyak, Adam and Zohar, Amit and Brown, Andrew and others",
-        "Movie Gen: A Cast of Media Foundation Models",
-        2024,
-        "2410.13720",
-    ),
-    "zimage2025": Paper(
-        "{Z-Image Team}",
-        "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer",
-        2025,
-        "2511.22699",
-    ),
-    "yang2025qwen3": Paper(
-        "Yang, An and Li, Anfeng and Yang, Baosong and others",
-        "Qwen3 Technical Report",
-        2025,
-        "2505.09388",
-    ),
-    "wang2020minilm": Paper(
-        "Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming",
-        "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
-        2020,
-        "2002.10957",
     ),
 }
 """Every paper that something of sfumato cites, by key."""
