@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-LARGE = 192 * 192
-"""Latents of more places are decoded in strips (see nn.strips): 1536 x 1536 pixels where sides are 8 times smaller."""
+LARGE = 1536 * 1536
+"""Pictures of more pixels are decoded in strips (see nn.strips)."""
 ROWS = 64
 """The rows of a strip."""
 NO_ROOM = "the picture was decoded in strips: the device has no memory for all of it"
@@ -81,7 +81,7 @@ class Latent:
 
         def decode(x: Tensor) -> Tensor:
             keep = None
-            if latent.shape[-2] * latent.shape[-1] <= LARGE:
+            if latent.shape[-2] * latent.shape[-1] * self.autoencoder.config.factor**2 <= LARGE:
                 try:
                     return self.autoencoder.decode(x)
                 except torch.OutOfMemoryError:

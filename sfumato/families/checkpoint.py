@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from sfumato.errors import WeightsError
-from sfumato.families import adm, edm, languages, looks, shapes
+from sfumato.families import adm, dcae, edm, languages, looks, shapes
 from sfumato.families.keys.adm import pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.edm import dhariwal_table, song_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
 from sfumato.families.keys.look import redux_table, siglip_table
 from sfumato.families.keys.lumina import language_table, lumina_table, zimage_table
+from sfumato.families.keys.sana import dcae_table, sana_table
 from sfumato.families.keys.sincos import dit_table, pixart_table
 from sfumato.families.keys.text import clip_table, t5_table
 from sfumato.families.keys.unet import table as unet_table
@@ -26,11 +27,13 @@ from sfumato.families.signatures import FOLDERS, LANGUAGES, Found, networks, pla
 from sfumato.nn.adm import PixelConfig, PixelUNet
 from sfumato.nn.chroma import Chroma, ChromaConfig
 from sfumato.nn.clip import ClipConfig, ClipText
+from sfumato.nn.dcae import Dcae, DcaeConfig
 from sfumato.nn.flux import Flux, FluxConfig
 from sfumato.nn.language import LanguageConfig
 from sfumato.nn.look import Redux, Siglip, SiglipConfig
 from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT
+from sfumato.nn.sana import Sana, SanaConfig
 from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.song import SongUNet
 from sfumato.nn.t5 import T5Encoder
@@ -83,6 +86,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "flux": flux_table,
     "chroma": chroma_table,
     "lumina": lumina_table,
+    "sana": sana_table,
     "zimage": zimage_table,
     "pixart": pixart_table,
     "dit": dit_table,
@@ -91,6 +95,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "song": song_table,
     "vae": vae_table,
     "tiny": tiny_table,
+    "dcae": dcae_table,
     "clip": clip_table,
     "t5": t5_table,
     **dict.fromkeys(LANGUAGES, language_table),
@@ -103,6 +108,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "flux": Flux,
     "chroma": Chroma,
     "lumina": Lumina,
+    "sana": Sana,
     "zimage": ZImage,
     "pixart": SincosDiT,
     "dit": SincosDiT,
@@ -111,6 +117,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "song": SongUNet,
     "vae": Vae,
     "tiny": TinyVae,
+    "dcae": Dcae,
     "clip": ClipText,
     "t5": T5Encoder,
     **dict.fromkeys(LANGUAGES, languages.make_language),
@@ -208,6 +215,10 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
     if isinstance(config, ZImageConfig) and told:
         axes, theta = told.get("axes_dims", config.axes), told.get("rope_theta", config.theta)
         return replace(config, axes=tuple(axes), theta=float(theta))
+    if isinstance(config, SanaConfig) and told:
+        return dcae.told_sana(config, told)
+    if isinstance(config, DcaeConfig) and told:
+        return dcae.told_dcae(config, told)
     if isinstance(config, LanguageConfig) and told:
         return replace(config, told=told)
     if isinstance(config, SiglipConfig) and told:
@@ -271,6 +282,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "flux": shapes.flux,
     "chroma": shapes.chroma,
     "lumina": languages.lumina,
+    "sana": dcae.sana,
     "zimage": languages.zimage,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
@@ -279,6 +291,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "song": edm.song,
     "vae": shapes.vae,
     "tiny": shapes.tiny,
+    "dcae": dcae.dcae,
     "clip": shapes.clip,
     "t5": lambda found, layout: shapes.t5(found),
     **{kind: partial(_language, kind) for kind in LANGUAGES},

@@ -61,6 +61,23 @@ def zimage(shapes: Shapes, original: bool) -> Facts:
     }
 
 
+def sana(shapes: Shapes, original: bool) -> Facts:
+    """SANA's."""
+    block = "blocks.0.attn.q_norm" if original else "transformer_blocks.0.attn1.norm_q"
+    enter = shapes["x_embedder.proj.weight" if original else "patch_embed.proj.weight"]
+    words = "y_embedder.y_proj.fc1.weight" if original else "caption_projection.linear_1.weight"
+    facts: Facts = {
+        "depth": count(shapes, "blocks." if original else "transformer_blocks."),
+        "width": enter[0],
+        "inputs": enter[1],
+        "tokens": shapes[words][1],
+        "norm": f"{block}.weight" in shapes,
+    }
+    if "pos_embed" in shapes:
+        facts["side"] = math.isqrt(shapes["pos_embed"][1])
+    return facts
+
+
 def pixart(shapes: Shapes, original: bool) -> Facts:
     """PixArt's."""
     size = (
@@ -135,6 +152,35 @@ def edm_variant(name: str) -> Callable[[Facts, Source, Source], str]:
     )
 
 
+def sana_variant(facts: Facts, source: Source, whole: Source) -> str:
+    """SANA 1.5 by its norms, and the pictures that it was trained on."""
+    side = source.config.get("sample_size", facts.get("side", 32))
+    version = "1.5" if facts["norm"] else "1.0"
+    return f"{version}, {32 * side} pixels" if isinstance(side, int) else version
+
+
+def edm(shapes: Shapes, original: bool) -> Facts:
+    """EDM's."""
+    conv = next(key for key in shapes if key.startswith("enc.") and key.endswith("_conv.weight"))
+    label = shapes.get("map_label.weight")
+    return {
+        "inputs": shapes[conv][1],
+        "width": shapes[conv][0],
+        "levels": sum(key.endswith("_down.conv0.weight") for key in shapes) + 1,
+        "classes": label[1] if label else 0,
+        "side": int(conv.removeprefix("enc.").split("x")[0]),
+        "ncsnpp": any(key.endswith("_aux_residual.weight") for key in shapes),
+    }
+
+
+def edm_variant(name: str) -> Callable[[Facts, Source, Source], str]:
+    """Which network it is, ``name`` or NCSN++, and whether by class."""
+    return lambda facts, source, whole: (
+        f"{'NCSN++' if facts['ncsnpp'] else name}, {facts['side']} pixels, "
+        f"{'by class' if facts['classes'] else 'unconditional'}"
+    )
+
+
 def pixart_variant(facts: Facts, source: Source, whole: Source) -> str:
     """Alpha or Sigma: by the pipeline, the embedding of no text (300 tokens in Sigma's), or the sizes that are read."""
     nothing = source.shapes.get("y_embedder.y_embedding", (0,))[0]
@@ -163,6 +209,14 @@ FURTHER: dict[str, Further] = {
         title="Z-Image",
         needs=("denoiser", "vae", "language"),
         facts=zimage,
+        predicts="flow",
+    ),
+    "sana": Further(
+        family="sana",
+        title="SANA",
+        needs=("denoiser", "vae", "language"),
+        facts=sana,
+        variant=sana_variant,
         predicts="flow",
     ),
     "pixart": Further(

@@ -18,7 +18,7 @@ import torch
 from sfumato.codec import Latent, Pixels
 from sfumato.denoiser import Denoiser
 from sfumato.errors import UnknownName, WeightsError
-from sfumato.families import chroma, flows, lumina, pixels, sincos, stable, texts, zimage
+from sfumato.families import chroma, flows, lumina, pixels, sana, sincos, stable, texts, zimage
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.languages import check_installed
@@ -31,6 +31,7 @@ from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.quantized import quantized
+from sfumato.nn.sana import SanaConfig
 from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.process.prediction import prediction as prediction_named
@@ -51,6 +52,8 @@ FAMILIES: tuple[Family, ...] = (
     flows.KONTEXT,
     chroma.CHROMA,
     lumina.LUMINA,
+    sana.SANA_4K,
+    sana.SANA,
     zimage.BASE,
     zimage.TURBO,
     sincos.SIGMA,
@@ -247,7 +250,7 @@ def _defaults(kind: Family, parts: Mapping[str, Part], asked: Process) -> Defaul
     chosen = replace(chosen, width=side * factor, height=side * factor, least=least)
     if "vae" not in parts:  # pixels of one size
         return replace(chosen, multiple=side, least=side, most=side)
-    if isinstance(net.config, SincosConfig) and not net.source.config:
+    if isinstance(net.config, SincosConfig | SanaConfig) and not net.source.config:
         size = net.config.side * net.config.patch * factor
         chosen = replace(chosen, width=size, height=size, least=min(chosen.least, size))
     if isinstance(net.config, MMDiTConfig):

@@ -13,13 +13,15 @@ from functools import cache
 from typing import Any
 
 from sfumato.errors import WeightsError
-from sfumato.families import languages, looks
+from sfumato.families import dcae, languages, looks
 from sfumato.families.checkpoint import Part
 from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
+from sfumato.nn.dcae import DcaeConfig
 from sfumato.nn.flux import FluxConfig
 from sfumato.nn.lumina import LuminaConfig
 from sfumato.nn.mmdit import MMDiTConfig
+from sfumato.nn.sana import SanaConfig
 from sfumato.nn.sincos import SincosConfig
 from sfumato.nn.t5 import T5Config
 from sfumato.nn.tiny import TinyConfig
@@ -87,6 +89,8 @@ def network(part: Part, family: str | None, projected: bool = False, vector: int
         return _unet(config, part.linear, family, vector)
     if isinstance(config, VaeConfig):
         return _vae(config, family)
+    if isinstance(config, DcaeConfig):
+        return dcae.dcae_settings(config, family)
     if isinstance(config, ClipConfig):
         return _clip(config, projected)
     if (tell := _TELL.get(type(config))) is not None:
@@ -278,6 +282,7 @@ _TELL: dict[type, Callable[[Any], Settings]] = {
     ChromaConfig: _flux,
     SincosConfig: _pixart,
     LuminaConfig: languages.lumina_settings,
+    SanaConfig: dcae.sana_settings,
     ZImageConfig: languages.zimage_settings,
     **looks.SETTINGS,
 }

@@ -48,6 +48,12 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
         "diffusers",
         "time_caption_embed.caption_embedder.1.weight noise_refiner.0.norm1.linear.weight",
     ),
+    (
+        "sana",
+        "original",
+        "attention_y_norm.weight blocks.0.mlp.depth_conv.conv.weight blocks.0.cross_attn.q_linear.weight",
+    ),
+    ("sana", "diffusers", "caption_norm.weight transformer_blocks.0.ff.conv_depth.weight"),
     ("chroma", "original", "distilled_guidance_layer.in_proj.weight double_blocks.0.img_attn.qkv.weight"),
     ("chroma", "diffusers", "distilled_guidance_layer.in_proj.weight x_embedder.weight"),
     ("flux", "original", "double_blocks.0.img_attn.norm.query_norm.scale single_blocks.0.linear1.weight"),
@@ -90,6 +96,8 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
         "diffusers",
         "encoder.down_blocks.0.resnets.0.conv1.weight decoder.mid_block.resnets.0.conv1.weight",
     ),
+    ("dcae", "original", "decoder.project_in.main.conv.weight decoder.project_out.op_list.0.weight"),
+    ("dcae", "diffusers", "decoder.norm_out.weight encoder.conv_out.weight"),
     ("tiny", "diffusers", "encoder.layers.0.weight decoder.layers.0.weight"),
     ("tiny", "original", "encoder.0.weight decoder.1.weight"),
     (
@@ -125,7 +133,8 @@ FOREIGN = {
     "Z-Image Omni": "siglip_pad_token",
     "ControlNet of Z-Image": "control_all_x_embedder.2-1.weight",
     "OmniGen2": "image_index_embedding",
-    "SANA": "attention_y_norm.weight",
+    "SANA Sprint": "cfg_embedder.mlp.0.weight",
+    "SANA Sprint (diffusers)": "time_embed.guidance_embedder.linear_1.weight",
     "AuraFlow": "double_layers.0.attn.w1q.weight",
     "Stable Cascade": "clip_txt_mapper.weight",
     "ControlNet": "zero_convs.0.0.weight",
@@ -193,7 +202,7 @@ def place_of(kind: str, found: str) -> str:
     """
     if kind in APART:
         return APART[kind]
-    return found or {"vae": "vae", "tiny": "vae", "clip": "text"}.get(kind, "denoiser")
+    return found or {"vae": "vae", "tiny": "vae", "dcae": "vae", "clip": "text"}.get(kind, "denoiser")
 
 
 def recognise(source: Source, name: str) -> Found:

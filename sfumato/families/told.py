@@ -69,6 +69,14 @@ LEADING = {"PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "LCMScheduler", "T
 DROPPING = {"DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"}
 """Those that space one step more than they make, and leave out the lowest."""
 
+SOLVER = {
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "algorithm_type": "dpmsolver++",
+    "thresholding": False,
+}
+"""The settings of DPM-Solver that are ``dpmpp_2m``, which are also its defaults."""
+
 BETAS = {"linear": linear, "scaled_linear": scaled_linear}
 
 
@@ -199,13 +207,7 @@ def _told_edm(plain: Process, told: Told, named: str, path: str) -> Process:
             f"{plain.predicts}: of EDM's process v with 1 (CosXL) and edm with 0.5 (Playground 2.5) are followed here, "
             "down to zero"
         )
-    odd = {
-        "solver_order": 2,
-        "solver_type": "midpoint",
-        "algorithm_type": "dpmsolver++",
-        "thresholding": False,
-    }
-    for name, usual in odd.items():
+    for name, usual in SOLVER.items():
         if told.get(name, usual) != usual:
             raise WeightsError(
                 f"the scheduler of {path} says {name} = {told[name]!r}, which is not followed; {usual!r} is"
@@ -280,7 +282,9 @@ def _betas(usual: Schedule, told: Told, path: str) -> Schedule:
 def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
     """The process of a rectified flow's settings: its shift, or how it depends on the number of patches."""
     defaults = replace(plain.defaults, sampler=SAMPLERS.get(named, plain.defaults.sampler))
-    odd = [k for k in ("shift_terminal", "invert_sigmas", "stochastic_sampling") if told.get(k)]
+    odd = [
+        k for k in ("shift_terminal", "invert_sigmas", "stochastic_sampling", "thresholding") if told.get(k)
+    ]
     odd += [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if told.get(k)]
     if told.get("time_shift_type", "exponential") != "exponential":
         odd.append("time_shift_type")
@@ -306,8 +310,26 @@ def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
     if shift is None:
         return replace(plain, defaults=defaults)
     shift = number({"shift": shift}, "shift", 1.0, path)
+    if isinstance(plain.schedule, Flow) and plain.schedule.t_max < 1:
+        return _told_sana(replace(plain, defaults=defaults), told, named, path, shift)
     schedule = shifted_twice(shift) if twice else Flow(shift)
     return replace(plain, schedule=schedule, schedule_of=None, defaults=defaults)
+
+
+def _told_sana(plain: Process, told: Told, named: str, path: str, shift: float) -> Process:
+    """SANA's process by its solver's settings, or by those of Euler's steps, whose least time is shifted twice."""
+    assert isinstance(plain.schedule, Flow)
+    if named == "FlowMatchEulerDiscreteScheduler":
+        return replace(plain, schedule=shifted_twice(shift), defaults=replace(plain.defaults, grid="normal"))
+    wanted = {**SOLVER, "use_flow_sigmas": True}
+    odd = [name for name, usual in wanted.items() if told.get(name, SOLVER.get(name)) != usual]
+    if named != "DPMSolverMultistepScheduler" or odd:
+        what = f"{odd[0]} = {told.get(odd[0])!r} ({wanted[odd[0]]!r} is)" if odd else named
+        raise WeightsError(
+            f"the scheduler of {path} says {what}, which is not followed for this family; known are "
+            "DPMSolverMultistepScheduler with use_flow_sigmas and FlowMatchEulerDiscreteScheduler"
+        )
+    return replace(plain, schedule=replace(plain.schedule, shift=shift))
 
 
 def number(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sfumato.families.checkpoint import NETWORKS, TABLES
+from sfumato.families.dcae import sana
 from sfumato.families.keys.unet import table as unet_table
 from sfumato.families.languages import lumina, zimage
 from sfumato.families.shapes import chroma, dit, pixart, pixels, unet
@@ -69,6 +70,24 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         lambda: diffusers.Lumina2Transformer2DModel(cap_feat_dim=2304),
         {"depth": 26, "refiners": 2, "heads": 24, "groups": 8, "hidden": 9216, "axes": (32, 32, 32)},
     ),
+    "sana 1.6B": (
+        diffusers.SanaTransformer2DModel,
+        {"depth": 20, "width": 2240, "heads": 70, "text_heads": 20, "hidden": 5600, "norm": False},
+    ),
+    "sana 1.5 4.8B": (
+        lambda: diffusers.SanaTransformer2DModel(num_layers=60, qk_norm="rms_norm_across_heads"),
+        {"depth": 60, "heads": 70, "text_heads": 20, "tokens": 2304, "norm": True},
+    ),
+    "sana 600M": (
+        lambda: diffusers.SanaTransformer2DModel(
+            num_attention_heads=36,
+            num_layers=28,
+            num_cross_attention_heads=16,
+            cross_attention_head_dim=72,
+            cross_attention_dim=1152,
+        ),
+        {"depth": 28, "width": 1152, "heads": 36, "text_heads": 16, "hidden": 2880, "channels": 32},
+    ),
     "zimage": (
         diffusers.ZImageTransformer2DModel,
         {"depth": 30, "refiners": 2, "heads": 30, "hidden": 10240, "axes": (32, 48, 48), "theta": 256.0},
@@ -99,7 +118,14 @@ def test_shapes_of_published_size_are_told_and_all_names_have_a_row(name: str) -
     elif kind == "pixels":
         config = pixels(theirs)
     else:
-        config = {"pixart": pixart, "dit": dit, "chroma": chroma, "lumina": lumina, "zimage": zimage}[kind](
+        config = {
+            "pixart": pixart,
+            "dit": dit,
+            "chroma": chroma,
+            "lumina": lumina,
+            "zimage": zimage,
+            "sana": sana,
+        }[kind](
             theirs, "diffusers"
         )
     told = asdict(config)

@@ -74,7 +74,7 @@ def codec() -> Latent:
 
 def test_large_latents_go_in_strips_and_small_ones_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(sfumato.codec, "LARGE", 8 * 8)
+    monkeypatch.setattr(sfumato.codec, "LARGE", 32 * 32)
     monkeypatch.setattr(
         NETS["vae"],
         "decode_in_strips",

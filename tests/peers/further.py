@@ -85,7 +85,7 @@ def as_published(net: nn.Module, frequencies: float = 0.0) -> nn.Module:
 
 def wide_places(net: nn.Module) -> None:
     """Let a table of positions have float64's digits."""
-    wide = net.pos_embed
+    wide = net.patch_embed if hasattr(net, "patch_embed") else net.pos_embed
     assert isinstance(wide, nn.Module)
     size, step = wide.proj.out_channels, wide.interpolation_scale  # type: ignore[union-attr]
 
@@ -155,6 +155,20 @@ def gemma_tokenizer() -> Any:
     return made
 
 
+def gemma() -> Any:
+    """Gemma 2 of three layers."""
+    return transformers.Gemma2Model(
+        transformers.Gemma2Config(
+            vocab_size=80,
+            hidden_size=48,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
+
+
 def lumina() -> Any:
     """Lumina-Image 2, whose heads of keys serve two heads of queries each."""
     return diffusers.Lumina2Pipeline(
@@ -169,18 +183,59 @@ def lumina() -> Any:
             cap_feat_dim=48,
         ),
         vae=vae(0.3611, shift_factor=0.1159, **FLOW_VAE),
-        text_encoder=transformers.Gemma2Model(
-            transformers.Gemma2Config(
-                vocab_size=80,
-                hidden_size=48,
-                intermediate_size=40,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-            )
-        ),
+        text_encoder=gemma(),
         tokenizer=gemma_tokenizer(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+def sana(*, norm: bool = True, side: int = 32, shift: float = 3.0, scheduler: Any = None) -> Any:
+    """SANA with a tiny DC-AE; norms of queries and keys in 1.5, positions in the large ones.
+
+    The authors' norm of queries and keys of the text adds 1e-6, diffusers' 1e-5.
+    """
+    net = diffusers.SanaTransformer2DModel(
+        in_channels=32,
+        out_channels=32,
+        num_attention_heads=7,
+        attention_head_dim=32,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=112,
+        cross_attention_dim=224,
+        caption_channels=48,
+        sample_size=side,
+        interpolation_scale=None if side < 64 else side / 64,
+        qk_norm="rms_norm_across_heads" if norm else None,
+    )
+    for block in net.transformer_blocks if norm else ():
+        block.attn2.norm_q.eps = block.attn2.norm_k.eps = 1e-6
+    return diffusers.SanaPipeline(
+        transformer=net,
+        vae=dcae(),
+        text_encoder=gemma(),
+        tokenizer=gemma_tokenizer(),
+        scheduler=scheduler
+        or diffusers.DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=shift, prediction_type="flow_prediction"
+        ),
+    )
+
+
+def dcae() -> Any:
+    """DC-AE of six levels, most of them of one block."""
+    return diffusers.AutoencoderDC(
+        latent_channels=32,
+        attention_head_dim=8,
+        encoder_block_types=["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+        decoder_block_types=["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+        encoder_block_out_channels=(8, 8, 16, 16, 32, 32),
+        decoder_block_out_channels=(8, 8, 16, 16, 32, 32),
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
     )
 
 
@@ -279,6 +334,9 @@ FURTHER: dict[str, Callable[[], Any]] = {
     "aura": aura,
     "chroma": chroma,
     "lumina": lumina,
+    "sana 1.5": sana,
+    "sana": lambda: sana(norm=False),
+    "sana 4K": lambda: sana(norm=False, side=128, shift=6.0),
     "z-image": lambda: zimage(6.0),
     "z-image turbo": zimage,
     "ssd": lambda: sdxl(
@@ -307,7 +365,7 @@ def further(name: str, folder: Path) -> Case:
     if name == "dit":  # the published folder has the names, which save_pretrained leaves out
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         (folder / "model_index.json").write_text(json.dumps({**index, "id2label": NAMES}), "utf-8")
-    if name.startswith(("pixart", "dit")):
+    if name.startswith(("pixart", "dit")) or name == "sana 4K":
         wide_places(pipe.transformer)
     return case
 

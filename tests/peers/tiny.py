@@ -55,7 +55,8 @@ def in_float64(module: nn.Module) -> nn.Module:
 
     def normed(self: Any, x: Tensor) -> Tensor:
         eps = getattr(self, "eps", None) or getattr(self, "variance_epsilon", None)
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        out = self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        return out if getattr(self, "bias", None) is None else out + self.bias
 
     def clock(self: Any, times: Tensor) -> Tensor:
         half = self.num_channels // 2
