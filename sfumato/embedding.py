@@ -13,7 +13,7 @@ import torch
 from sfumato.adapted import Adapters
 from sfumato.errors import InvalidRequest
 from sfumato.model import Model
-from sfumato.tasks.embedded import prompts_of
+from sfumato.tasks.embedded import prompt_of, prompts_of
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.embedded import ASKED, Made, write_embedded
@@ -40,7 +40,8 @@ def embed(
 
     Each is fields of a task: ``prompt``, ``negative``, ``dialect``, ``clip_skip``, ``prompt_2`` and so on; the negative
     prompt that is left out is embedded always. ``steps`` (the model's default) is the length of the walk that prompts
-    are scheduled over. Adapters and learned words act as in a request. InvalidRequest for a model that reads no texts.
+    are scheduled over. Adapters and learned words act as in a request. All is held in memory until it is written: 4 MB
+    a prompt for T5-XXL in bfloat16. InvalidRequest for a model that reads no texts.
     """
     if model.texts is None:
         raise InvalidRequest(
@@ -56,7 +57,7 @@ def embed(
         asked.append({name: value for name in ASKED if (value := fields.get(name)) not in (None, "plain", 0)})
         with adapters.during(task) as acting, torch.no_grad():
             facts |= acting.facts
-            notes += [*acting.notes, *model.notes(prompts_of(task, task.prompt, "prompt", 1)[0])]
+            notes += [*acting.notes, *model.notes(prompt_of(task, task.prompt, "prompt"))]
             avoided = [None, task.negative] if task.negative is not None else [None]
             for name, text in [("prompt", task.prompt), *(("negative", text) for text in avoided)]:
                 for prompt in prompts_of(task, text, name, steps or model.defaults.steps):

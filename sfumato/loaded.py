@@ -91,9 +91,10 @@ class Loaded:
         """The model's name."""
         return self.model.name
 
-    def __call__(self, prompt: str, *, progress: Progress | None = None, **options: Any) -> Images:
+    def __call__(self, prompt: str = "", *, progress: Progress | None = None, **options: Any) -> Images:
         """Pictures of ``prompt``; ``options`` are the fields of Text2Image (negative, steps, seed ...).
 
+        ``embedded`` is a file of embedded prompts, in place of text encoders and, if it holds one, of the prompt.
         ``progress(evaluations, preview)`` is called after each network evaluation; ``preview()`` decodes the
         current estimate of the first picture. InvalidRequest names every option that is not allowed.
         """

@@ -13,7 +13,7 @@ from sfumato.cli.options import given, options_of
 from sfumato.errors import InvalidRequest
 from sfumato.tasks.worded import Worded
 
-MOST = 10_000
+MOST = 1_000
 """The most prompts that a file may list."""
 
 

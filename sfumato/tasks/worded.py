@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le, MaxLen
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs
 
 from sfumato.errors import InvalidRequest
 from sfumato.tasks.embedded import DESCRIPTION, MaybeEmbedded, check_there, filled
@@ -53,9 +52,8 @@ class Worded:
     @classmethod
     def _filled(cls, values: Any) -> Any:
         """Without a prompt, that of the file of embedded ones."""
-        if isinstance(values, ArgsKwargs) and values.kwargs and values.kwargs.get("embedded") is not None:
-            return ArgsKwargs(values.args, filled(dict(values.kwargs)))
-        return values
+        given = getattr(values, "kwargs", None) or {}
+        return values if given.get("embedded") is None else type(values)(values.args, filled(dict(given)))
 
     def __post_init__(self) -> None:
         """Read all sentences once, so that what cannot be read is told before anything is loaded."""
