@@ -130,28 +130,6 @@ def pixels(shapes: Shapes, original: bool) -> Facts:
     }
 
 
-def edm(shapes: Shapes, original: bool) -> Facts:
-    """EDM's."""
-    conv = next(key for key in shapes if key.startswith("enc.") and key.endswith("_conv.weight"))
-    label = shapes.get("map_label.weight")
-    return {
-        "inputs": shapes[conv][1],
-        "width": shapes[conv][0],
-        "levels": sum(key.endswith("_down.conv0.weight") for key in shapes) + 1,
-        "classes": label[1] if label else 0,
-        "side": int(conv.removeprefix("enc.").split("x")[0]),
-        "ncsnpp": any(key.endswith("_aux_residual.weight") for key in shapes),
-    }
-
-
-def edm_variant(name: str) -> Callable[[Facts, Source, Source], str]:
-    """Which network it is, ``name`` or NCSN++, and whether by class."""
-    return lambda facts, source, whole: (
-        f"{'NCSN++' if facts['ncsnpp'] else name}, {facts['side']} pixels, "
-        f"{'by class' if facts['classes'] else 'unconditional'}"
-    )
-
-
 def sana_variant(facts: Facts, source: Source, whole: Source) -> str:
     """SANA 1.5 by its norms, and the pictures that it was trained on."""
     side = source.config.get("sample_size", facts.get("side", 32))

@@ -282,8 +282,8 @@ _TELL: dict[type, Callable[[Any], Settings]] = {
     ChromaConfig: _flux,
     SincosConfig: _pixart,
     LuminaConfig: languages.lumina_settings,
-    SanaConfig: dcae.sana_settings,
     ZImageConfig: languages.zimage_settings,
+    SanaConfig: dcae.sana_settings,
     **looks.SETTINGS,
 }
 
