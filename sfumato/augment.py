@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from string import Formatter
+from types import SimpleNamespace
 from typing import Any
 
 from sfumato.data.compose import BACKGROUNDS, on_background
@@ -168,17 +169,15 @@ def _same(file: Path, task: Any, row: int) -> bool:
     if not file.exists():
         return False
     told: Mapping[str, Any] = read_recipe(file).arguments
+    of_model = SimpleNamespace(steps=None, sampler=None, grid=None, guidance=None, guide=None)
     wanted = {
-        name: getattr(task, name)
-        for name in task.__dataclass_fields__
-        if name not in ("image", "seed", "count", "pick") and getattr(task, name) is not None
+        name: value
+        for name, value in task.resolved(of_model).items()
+        if name not in ("seed", "count", "pick") and value is not None
     }
     # Noise of a seed each counts seeds, other noise keeps the first seed and counts pictures.
     seed = told.get("seed", 0) + (told.get("pick") or 1) - 1
-    parents = {"image": task.image.hash}
-    if (told.get("parents"), seed) != (parents, task.seed + row) or any(
-        told.get(k) != v for k, v in wanted.items()
-    ):
+    if seed != task.seed + row or any(told.get(name) != value for name, value in wanted.items()):
         raise InvalidRequest(f"{file} was made by another plan: give the same options, or another folder")
     return True
 
