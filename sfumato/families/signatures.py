@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sfumato.errors import WeightsError
+from sfumato.weights.header import Entry
 from sfumato.weights.source import Source
 
 FOLDERS = {
@@ -167,6 +168,10 @@ OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0
 """What diffusers called the attention's parts before 0.17, as in the published folders of Stable Diffusion 1 and 2."""
 
 
+ROWS = ("x_pad_token", "cap_pad_token")
+"""Matrices of one row, which GGUF files may hold as vectors: ggml knows no last side of 1."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A network among a checkpoint's tensors: its kind and layout, and its tensors by their usual names."""
@@ -243,9 +248,15 @@ def usual_names(source: Source) -> Source:
         names = {n: f"vision_model.{n}" for n in names}
     if "model.map_layer0.weight" in names:  # EDM's networks lie below what preconditions them
         names = {n: n.removeprefix("model.") for n in names}
-    if all(name == usual for name, usual in names.items()):
+    entries = {usual: source.entries[name] for name, usual in names.items()}
+    flat = [name for name in ROWS if name in entries and len(entries[name].shape) == 1]
+    if not flat and all(name == usual for name, usual in names.items()):
         return source
-    return replace(source, entries={usual: source.entries[name] for name, usual in names.items()})
+    return replace(source, entries=entries | {name: _row(entries[name]) for name in flat})
+
+
+def _row(entry: Entry) -> Entry:
+    return replace(entry, shape=(1, *entry.shape))
 
 
 def _usual(name: str) -> str:

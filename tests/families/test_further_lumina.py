@@ -14,7 +14,7 @@ import torch
 import transformers
 from diffusers.loaders import single_file_utils
 from diffusers.models import activations, embeddings, normalization
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sfumato.adapters import Network, apply, load_adapter
@@ -33,8 +33,8 @@ from sfumato.tasks.text2image import Text2Image
 from sfumato.text.t5 import T5Tokens
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
-from sfumato.weights.save import save_module
 from sfumato.weights.source import open_source
+from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts
 from tests.families.test_published import far, walked
 from tests.families.test_published_rows import check, exchanged
 from tests.peers.further import further
@@ -125,16 +125,7 @@ def test_both_layouts_hold_the_same(case: Case, tmp_path: Path, monkeypatch: pyt
         report = inspect(source)
         assert (report.family, report.title, report.prediction) == ("lumina2", "Lumina-Image 2", "flow")
         assert not report.missing
-        part = open_checkpoint(source).parts["denoiser"]
-        module = load_into(part.make, part.source, part.table, part.layout)
-    for layout in ("original", "diffusers"):
-        save_module(tmp_path / f"{layout}.safetensors", module, part.table, layout)
-        with open_source(tmp_path / f"{layout}.safetensors") as source:
-            assert inspect(source).title == "Lumina-Image 2"
-            assert languages.lumina(source.shapes, layout) == part.config
-            again = load_into(part.make, source, part.table, layout)
-        for name, tensor in module.state_dict().items():
-            assert torch.equal(again.state_dict()[name], tensor), name
+    part = kept_in_both_layouts(case.peer.folder, tmp_path, "Lumina-Image 2", languages.lumina)
     told = type(case.pipe.transformer).from_config(network(part, "lumina2"))
     state = case.pipe.transformer.state_dict()
     assert {k: v.shape for k, v in told.state_dict().items()} == {k: v.shape for k, v in state.items()}
@@ -177,21 +168,11 @@ def test_files_of_their_own_make_the_same_pictures(case: Case, tmp_path: Path) -
 
 
 def test_one_file_of_all_networks_as_comfyui_has_it(case: Case, tmp_path: Path) -> None:
-    whole: dict[str, Tensor] = {}
-    with open_source(case.peer.folder) as source:
-        for place, prefix in (
-            ("denoiser", "model.diffusion_model."),
-            ("vae", "vae."),
-            ("language", "text_encoders.gemma2_2b.transformer.model."),
-        ):
-            part = open_checkpoint(source).parts[place]
-            module = load_into(part.make, part.source, part.table, part.layout)
-            save_module(tmp_path / f"{place}.safetensors", module, part.table, "original")
-            found = load_file(tmp_path / f"{place}.safetensors")
-            whole |= {prefix + name: tensor for name, tensor in found.items()}
-    whole["text_encoders.gemma2_2b.logit_scale"] = torch.ones(())
-    whole["model.diffusion_model.norm_final.weight"] = torch.ones(96)
-    save_file(whole, tmp_path / "lumina_2.safetensors")
+    more = {
+        "text_encoders.gemma2_2b.logit_scale": torch.ones(()),
+        "model.diffusion_model.norm_final.weight": torch.ones(96),
+    }
+    in_one_file(case.peer.folder, tmp_path / "lumina_2.safetensors", "gemma2_2b", more)
     with opened(tmp_path / "lumina_2.safetensors") as checkpoint:
         report = inspect(checkpoint.source)
         assert (report.family, report.missing) == ("lumina2", ())
@@ -274,23 +255,26 @@ def swapped(table: KeyTable) -> KeyTable:
     return exchanged(table, 2, 3)
 
 
+NAMES = {
+    "time_caption_embed.caption_embedder": "cap_embedder",
+    "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "norm_out.linear_1": "final_layer.adaLN_modulation.1",
+    "norm_out.linear_2": "final_layer.linear",
+    "feed_forward.linear_": "feed_forward.w",
+    "norm1.linear": "adaLN_modulation.1",
+    "attn.to_out.0": "attention.out",
+    "attn.to_q": "attention.qkv",
+}
+"""diffusers' names of layers, and the authors'."""
+
+
 @pytest.mark.parametrize("names", ["diffusers", "original"])
 def test_an_adapter_of_every_layer_does_what_diffusers_says(case: Case, tmp_path: Path, names: str) -> None:
     draws = torch.Generator().manual_seed(5)
     net = copy.deepcopy(case.pipe.transformer).float()
-    theirs: dict[str, Tensor] = {}
-    for name, layer in net.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            shared = name.replace("to_k", "to_q").replace(
-                "to_v", "to_q"
-            )  # one matrix for all three, as in files
-            down = theirs.get(f"transformer.{shared}.lora_A.weight")
-            size = 0.3 / layer.in_features**0.5
-            drawn = size * torch.randn(3, layer.in_features, generator=draws)
-            theirs[f"transformer.{name}.lora_A.weight"] = drawn if down is None else down.clone()
-            theirs[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, 3, generator=draws)
-    save_file(theirs, tmp_path / "theirs.safetensors")
-    ours = theirs if names == "diffusers" else as_original(theirs)
+    theirs = drawn_lora(net, draws)
+    ours = theirs if names == "diffusers" else fused(theirs, NAMES)
     save_file(ours, tmp_path / "ours.safetensors")
     net.load_lora_adapter(dict(theirs), prefix="transformer")
     x, tokens = torch.randn(2, 16, 8, 8, generator=draws), torch.randn(2, 5, 48, generator=draws)
@@ -310,29 +294,3 @@ def test_an_adapter_of_every_layer_does_what_diffusers_says(case: Case, tmp_path
         after = own(x, 1000 - 1000 * clock, tokens=tokens, mask=mask)
     assert torch.equal(after, before)
     assert far(before, expected.double()) > 0.05
-
-
-def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter by the authors' names, as ComfyUI has them: queries, keys and values in one."""
-    names = {
-        "time_caption_embed.caption_embedder": "cap_embedder",
-        "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-        "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-        "norm_out.linear_1": "final_layer.adaLN_modulation.1",
-        "norm_out.linear_2": "final_layer.linear",
-        "feed_forward.linear_": "feed_forward.w",
-        "norm1.linear": "adaLN_modulation.1",
-        "attn.to_out.0": "attention.out",
-        "attn.to_q": "attention.qkv",
-        "transformer.": "diffusion_model.",
-    }
-    out: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if "to_k" in key or "to_v" in key:
-            continue
-        if "to_q.lora_B" in key:
-            value = torch.cat([state[key.replace("to_q", f"to_{letter}")] for letter in "qkv"])
-        for theirs, original in names.items():
-            key = key.replace(theirs, original)
-        out[key] = value.clone()
-    return out

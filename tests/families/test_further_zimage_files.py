@@ -24,16 +24,18 @@ from sfumato.families.inspect import inspect
 from sfumato.families.published import load_checkpoint
 from sfumato.families.settings import network
 from sfumato.families.split import opened
+from sfumato.nn.quantized import QuantizedLinear
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.t5 import T5Tokens
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
-from sfumato.weights.save import save_module
 from sfumato.weights.source import open_source
+from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts
 from tests.families.test_published import far, walked
 from tests.families.test_published_rows import check, exchanged
 from tests.peers.further import further
 from tests.peers.pipelines import Case
+from tests.weights import ggufs
 
 F32 = torch.float32
 TASK = Text2Image(prompt="a red cat", steps=2, seed=3, size="64x64")
@@ -53,21 +55,13 @@ def whole(case: Case) -> Tensor:
 
 def test_both_layouts_hold_the_same(case: Case, tmp_path: Path) -> None:
     """diffusers' own reader of the files in circulation finds its network in ours, with and without their prefix."""
-    with open_source(case.peer.folder) as source:
-        part = open_checkpoint(source).parts["denoiser"]
-        module = load_into(part.make, part.source, part.table, part.layout)
-    for layout in ("original", "diffusers"):
-        save_module(tmp_path / f"{layout}.safetensors", module, part.table, layout)
-        with open_source(tmp_path / f"{layout}.safetensors") as source:
-            assert inspect(source).title == "Z-Image"
-            assert languages.zimage(source.shapes, layout) == part.config
-            again = load_into(part.make, source, part.table, layout)
-        for name, tensor in module.state_dict().items():
-            assert torch.equal(again.state_dict()[name], tensor), name
+    part = kept_in_both_layouts(case.peer.folder, tmp_path, "Z-Image", languages.zimage)
     told = type(case.pipe.transformer).from_config(network(part, "z-image"))
     state = case.pipe.transformer.state_dict()
     assert {k: v.shape for k, v in told.state_dict().items()} == {k: v.shape for k, v in state.items()}
     assert load_file(tmp_path / "diffusers.safetensors").keys() == state.keys()
+    with open_source(tmp_path / "original.safetensors") as source:
+        module = load_into(part.make, source, part.table, "original").state_dict()
     theirs = {**load_file(tmp_path / "original.safetensors"), "norm_final.weight": torch.ones(96)}
     for prefix in ("", "model.diffusion_model."):
         read = single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers(
@@ -79,8 +73,8 @@ def test_both_layouts_hold_the_same(case: Case, tmp_path: Path) -> None:
         save_file({prefix + k: v for k, v in theirs.items()}, tmp_path / "prefixed.safetensors")
         with open_source(tmp_path / "prefixed.safetensors") as source:
             found = open_checkpoint(source).parts["denoiser"]
-            again = load_into(found.make, found.source, found.table, found.layout)
-        assert all(torch.equal(again.state_dict()[k], v) for k, v in module.state_dict().items())
+            again = load_into(found.make, found.source, found.table, found.layout).state_dict()
+        assert all(torch.equal(again[name], tensor) for name, tensor in module.items())
 
 
 def test_files_of_their_own_make_the_same_pictures(case: Case, whole: Tensor, tmp_path: Path) -> None:
@@ -108,27 +102,45 @@ def test_files_of_their_own_make_the_same_pictures(case: Case, whole: Tensor, tm
 
 
 def test_one_file_of_all_networks_as_comfyui_has_it(case: Case, whole: Tensor, tmp_path: Path) -> None:
-    held: dict[str, Tensor] = {}
-    with open_source(case.peer.folder) as source:
-        for place, prefix in (
-            ("denoiser", "model.diffusion_model."),
-            ("vae", "vae."),
-            ("language", "text_encoders.qwen3_4b.transformer.model."),
-        ):
-            part = open_checkpoint(source).parts[place]
-            module = load_into(part.make, part.source, part.table, part.layout)
-            save_module(tmp_path / f"{place}.safetensors", module, part.table, "original")
-            found = load_file(tmp_path / f"{place}.safetensors")
-            held |= {prefix + name: tensor for name, tensor in found.items()}
-    held["text_encoders.qwen3_4b.logit_scale"] = torch.ones(())
-    held["text_encoders.qwen3_4b.transformer.lm_head.weight"] = torch.ones(260, 48)
-    held["model.diffusion_model.norm_final.weight"] = torch.ones(96)
-    save_file(held, tmp_path / "z_image_turbo_aio.safetensors")
+    more = {
+        "text_encoders.qwen3_4b.logit_scale": torch.ones(()),
+        "text_encoders.qwen3_4b.transformer.lm_head.weight": torch.ones(260, 48),
+        "model.diffusion_model.norm_final.weight": torch.ones(96),
+    }
+    in_one_file(case.peer.folder, tmp_path / "z_image_turbo_aio.safetensors", "qwen3_4b", more)
     with opened(tmp_path / "z_image_turbo_aio.safetensors") as checkpoint:
         report = inspect(checkpoint.source)
         assert (report.family, report.missing) == ("z-image-turbo", ())
         model = load_checkpoint(checkpoint, tokens=T5Tokens.load(case.peer.folder / "tokenizer"))
     assert torch.equal(walked(model, TASK)[0], whole)
+
+
+@pytest.mark.parametrize("flat", ["F32", "BF16"])
+def test_a_gguf_whose_rows_are_vectors(case: Case, tmp_path: Path, flat: str) -> None:
+    """As llama.cpp's tools write them, which drop a last side of 1 from the learned tokens' shapes."""
+    plain, folder = tmp_path / "plain.safetensors", case.peer.folder
+    with open_source(folder / "transformer") as source:
+        convert(source, plain, "original")
+    state = {name: tensor.numpy() for name, tensor in load_file(plain).items()}
+    kinds = {
+        name: "Q8_0" if v.ndim == 2 and len(v) > 1 and v.shape[1] % 32 == 0 else "F32"
+        for name, v in state.items()
+    }
+    tokens, made = T5Tokens.load(folder / "tokenizer"), []
+    for file, pads in (("z_image_turbo-Q8_0", state), ("z_image_turbo_flat-Q8_0", {})):
+        held = state | {name: state[name][0] for name in ("x_pad_token", "cap_pad_token") if not pads}
+        own = kinds | dict.fromkeys(("x_pad_token", "cap_pad_token"), "F32" if pads else flat)
+        ggufs.write(tmp_path / f"{file}.gguf", held, own, "lumina2")
+        for packed in (False, True):
+            with opened(tmp_path / f"{file}.gguf", [folder / "text_encoder", folder / "vae"]) as checkpoint:
+                assert inspect(checkpoint.source).family == "z-image-turbo"
+                model = load_checkpoint(checkpoint, tokens=tokens, packed=packed)
+            kept = [m for m in model.denoiser.network.modules() if isinstance(m, QuantizedLinear)]
+            assert bool(kept) == packed
+            made.append(walked(model, TASK)[0])
+    assert torch.equal(made[1], made[0])
+    assert torch.equal(made[3], made[2])
+    assert far(made[2], made[0].double()) < (1e-9 if flat == "F32" else 0.02)
 
 
 def test_a_qwen_of_published_size_is_told_by_its_shapes() -> None:
@@ -241,16 +253,7 @@ def test_an_adapter_of_every_layer_does_what_diffusers_says(case: Case, tmp_path
     """By diffusers' names, by those of the files in circulation (queries, keys, values in one), and by mixtures."""
     draws = torch.Generator().manual_seed(5)
     net = copy.deepcopy(case.pipe.transformer).float()
-    theirs: dict[str, Tensor] = {}
-    for name, layer in net.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            shared = name.replace("to_k", "to_q").replace(
-                "to_v", "to_q"
-            )  # one matrix for all three, as in files
-            down = theirs.get(f"transformer.{shared}.lora_A.weight")
-            drawn = 0.3 / layer.in_features**0.5 * torch.randn(3, layer.in_features, generator=draws)
-            theirs[f"transformer.{name}.lora_A.weight"] = drawn if down is None else down.clone()
-            theirs[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, 3, generator=draws)
+    theirs = drawn_lora(net, draws)
     ours = spelled(theirs, names)
     save_file(ours, tmp_path / "ours.safetensors")
     if names in ("ai-toolkit", "kohya"):  # diffusers' own reader of these says the same
@@ -294,20 +297,10 @@ def spelled(state: dict[str, Tensor], names: str) -> dict[str, Tensor]:
             layer, a, b = key.removeprefix("transformer.").rsplit(".", 2)
             out[f"lora_unet_{layer.replace('.', '_')}.{ends[f'{a}.{b}']}"] = value
         return out
-    fused = {
-        "transformer.": "diffusion_model.",
+    fused_names = {
         "all_x_embedder.2-1": "x_embedder",
         "all_final_layer.2-1": "final_layer",
         "attention.to_out.0": "attention.out",
         "attention.to_q": "attention.qkv",
     }
-    out = {}
-    for key, value in state.items():
-        if "to_k" in key or "to_v" in key:
-            continue
-        if "to_q.lora_B" in key:
-            value = torch.cat([state[key.replace("to_q", f"to_{letter}")] for letter in "qkv"])
-        for theirs, original in fused.items():
-            key = key.replace(theirs, original)
-        out[key] = value.clone()
-    return out
+    return fused(state, fused_names)
