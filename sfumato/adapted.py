@@ -159,7 +159,8 @@ class Adapters:
             if name in adapter.metadata
         }
         told = title or adapter.metadata.get("modelspec.title", "") or named(Path(source))
-        facts = metadata_for(adapter, self.model.name, title=told, **kept)
+        predicts = self.model.denoiser.prediction.kind
+        facts = metadata_for(adapter, self.model.name, title=told, predicts=predicts, **kept)
         wanted = None if dtype is None else dtype_named(dtype, "cpu")
         places = self._places(self._seams())
         return save_adapter(

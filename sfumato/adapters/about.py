@@ -10,6 +10,7 @@ from sfumato.adapters.embedding import is_embedding, read_embedding
 from sfumato.adapters.formula import Loha, Lokr, Lora
 from sfumato.adapters.layouts import read_key
 from sfumato.adapters.read import Adapter, read_adapter
+from sfumato.adapters.write import MASKED
 from sfumato.weights.source import Source, open_source
 
 BY_TEXT = {
@@ -36,7 +37,8 @@ def describe(path: str | Path, *, allow_pickle: bool = False) -> dict[str, objec
 
     Keys: kind ("adapter"), family (guessed from names and shapes, empty if they do not tell), layout, algorithms (with
     counts), ranks, scales (alpha / R, rounded), networks (layers of each), dtypes, layers, bytes, zero, base (as its
-    metadata tells), title, trigger words, notes, left_out.
+    metadata tells), title, trigger words, predicts,
+    padding (whether T5's was masked or seen in training), notes, left_out.
     """
     with open_source(path, allow_pickle=allow_pickle) as source:
         return described(source)
@@ -70,6 +72,8 @@ def described(source: Source) -> dict[str, object]:
         "base": {name: facts[name] for name in base if name in facts},
         "title": facts.get("modelspec.title", ""),
         "trigger": facts.get("modelspec.trigger_phrase", ""),
+        "predicts": facts.get("modelspec.prediction_type", ""),
+        "padding": {"True": "masked", "False": "seen"}.get(facts.get(MASKED, ""), ""),
         "notes": list(adapter.notes),
         "left_out": dict(adapter.left_out),
     }

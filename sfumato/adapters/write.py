@@ -33,8 +33,15 @@ BASES = {
     "sdxl": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     "sd3": ("stable-diffusion-3", "sd3"),
     "flux": ("flux-1-dev", "flux1"),
+    "chroma": ("chroma", "chroma"),
+    "lumina2": ("lumina-2", "lumina2"),
 }
 """A family's name in ModelSpec and in kohya's metadata."""
+PADDING = {"sd3": False, "flux": False, "chroma": True, "pixart": True}
+"""Whether T5's padding is masked, in families that read T5: what trainers write of it, since not all agree."""
+MASKED = "ss_apply_t5_attn_mask"
+PREDICTS = {"eps": "epsilon"}
+"""ModelSpec's names of predictions, where they are others."""
 
 _KOHYA = {"denoiser": "lora_unet_", "text": "lora_te1_", "text_2": "lora_te2_", "text_3": "lora_te3_"}
 
@@ -119,12 +126,21 @@ def save_adapter(
 
 
 def metadata_for(
-    adapter: Adapter, base: str, *, title: str, date: datetime | None = None, **more: str
+    adapter: Adapter,
+    base: str,
+    *,
+    title: str,
+    date: datetime | None = None,
+    predicts: str | None = None,
+    masked: bool | None = None,
+    **more: str,
 ) -> dict[str, str]:
     """What others read in a header: ModelSpec 1.0.1, and kohya's ``ss_network_*``.
 
-    ``base`` is a family of BASES, or the name that ModelSpec has for another architecture. ``more`` are further fields
-    of ModelSpec: author, description, resolution, prediction_type, trigger_phrase, license, usage_hint, tags.
+    ``base`` is a family of BASES, or the name that ModelSpec has for another architecture; ``predicts`` what its
+    network predicts (eps, v, flow); ``masked`` whether T5's padding was masked in training, by default what the adapter
+    says itself, or else as the family is used. ``more`` are further fields of ModelSpec: author, description,
+    resolution, trigger_phrase, license, usage_hint, tags.
     """
     architecture, version = BASES.get(base, (base, base))
     ranks = Counter(
@@ -142,6 +158,7 @@ def metadata_for(
         "implementation": "sfumato",
         "title": title,
         "date": (date or datetime.now(UTC)).isoformat(timespec="seconds"),
+        **({} if predicts is None else {"prediction_type": PREDICTS.get(predicts, predicts)}),
         **more,
     }
     found = {f"modelspec.{name}": value for name, value in fields.items()}
@@ -150,6 +167,9 @@ def metadata_for(
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
     }
+    if masked is not None or base in PADDING:
+        usual = adapter.metadata.get(MASKED, str(PADDING.get(base, False)))
+        found[MASKED] = usual if masked is None else str(masked)
     if ranks:
         found["ss_network_dim"] = str(ranks[0][0])
     if alphas:

@@ -218,6 +218,8 @@ def adapter_lines(name: str, told: Mapping[str, Any]) -> list[str]:
         "size": _size(told["bytes"]),
         "title": _short(told["title"]),
         "trigger": _short(told["trigger"]),
+        "predicts": _short(told["predicts"]),
+        "padding": told["padding"] and f"T5's {told['padding']} in training",
         "sha256": told.get("sha256", ""),
     }
     lines = [f"{name}: adapter of {told['layers']:,} layers"]

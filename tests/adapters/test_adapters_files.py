@@ -100,7 +100,7 @@ def test_pefts_folder_comes_back_with_its_scales(tmp_path: Path) -> None:
 
 def test_the_header_says_what_it_is_and_its_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     adapter = load_adapter(kohya(tmp_path / "a.safetensors"))
-    told = metadata_for(adapter, "flux", title="Inks", author="A", prediction_type="flow")
+    told = metadata_for(adapter, "flux", title="Inks", author="A", predicts="flow", masked=True)
     path = save_adapter(
         tmp_path / "b.safetensors", adapter, networks("flux"), "kohya", dtype=torch.float16, metadata=told
     )
@@ -111,7 +111,13 @@ def test_the_header_says_what_it_is_and_its_hash_is_that_of_the_bytes(tmp_path: 
     assert facts["modelspec.architecture"] == "flux-1-dev/lora"
     assert (facts["ss_network_dim"], facts["ss_network_alpha"]) == (str(files.RANK), str(files.ALPHA))
     shown = describe(path)
-    assert shown["title"] == "Inks"
+    assert (shown["title"], shown["predicts"], shown["padding"]) == ("Inks", "flow", "masked")
+    again = metadata_for(load_adapter(path), "flux", title="Inks")
+    assert again["ss_apply_t5_attn_mask"] == "True"  # what it says of itself stays
+    assert metadata_for(adapter, "flux", title="Inks")["ss_apply_t5_attn_mask"] == "False"
+    assert metadata_for(adapter, "chroma", title="Inks")["ss_apply_t5_attn_mask"] == "True"
+    assert "ss_apply_t5_attn_mask" not in metadata_for(adapter, "sd1", title="Inks", predicts="eps")
+    assert metadata_for(adapter, "sd1", title="x", predicts="eps")["modelspec.prediction_type"] == "epsilon"
     assert shown["scales"] == [files.ALPHA / files.RANK]
     assert shown["algorithms"] == {"lora": len(adapter.layers)}
     assert shown["zero"] is False
