@@ -86,8 +86,8 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "flux": flux_table,
     "chroma": chroma_table,
     "lumina": lumina_table,
-    "sana": sana_table,
     "zimage": zimage_table,
+    "sana": sana_table,
     "pixart": pixart_table,
     "dit": dit_table,
     "pixels": pixel_table,
@@ -108,8 +108,8 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "flux": Flux,
     "chroma": Chroma,
     "lumina": Lumina,
-    "sana": Sana,
     "zimage": ZImage,
+    "sana": Sana,
     "pixart": SincosDiT,
     "dit": SincosDiT,
     "pixels": PixelUNet,
@@ -175,8 +175,26 @@ def part_of(network: Found, name: str) -> Part:
     return Part(kind=kind, layout=layout, source=source, config=config, linear=linear)
 
 
+SIZES = (
+    *("sample_size", "attention_head_dim", "num_attention_heads", "norm_num_groups", "attn_norm_num_groups"),
+    *("interpolation_scale", "layer_norm_eps", "norm_eps", "rope_theta"),
+)
+"""Settings that are numbers above 0, or lists of such, where they are told."""
+
+
+def check_sizes(told: Mapping[str, Any]) -> None:
+    """ValueError for one of SIZES that is none."""
+    for name in SIZES:
+        value = told.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            number = isinstance(one, int | float) and not isinstance(one, bool)
+            if one is not None and not (number and 0 < one < 1e9):
+                raise ValueError(f"{name} = {value!r}, which must be above 0,")
+
+
 def refined(config: Any, told: Mapping[str, Any]) -> Any:
     """``config`` with what shapes cannot tell, from the ``config.json`` beside the weights if there is one."""
+    check_sizes(told)
     if isinstance(config, UNetConfig) and told:
         heads = told.get("num_attention_heads") or told.get("attention_head_dim") or 8
         groups = told.get("norm_num_groups") or config.groups
@@ -212,13 +230,13 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
     if isinstance(config, LuminaConfig) and told:
         return replace(config, axes=tuple(told.get("axes_dim_rope", config.axes)))
-    if isinstance(config, ZImageConfig) and told:
-        axes, theta = told.get("axes_dims", config.axes), told.get("rope_theta", config.theta)
-        return replace(config, axes=tuple(axes), theta=float(theta))
     if isinstance(config, SanaConfig) and told:
         return dcae.told_sana(config, told)
     if isinstance(config, DcaeConfig) and told:
         return dcae.told_dcae(config, told)
+    if isinstance(config, ZImageConfig) and told:
+        axes, theta = told.get("axes_dims", config.axes), told.get("rope_theta", config.theta)
+        return replace(config, axes=tuple(axes), theta=float(theta))
     if isinstance(config, LanguageConfig) and told:
         return replace(config, told=told)
     if isinstance(config, SiglipConfig) and told:
@@ -282,8 +300,8 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "flux": shapes.flux,
     "chroma": shapes.chroma,
     "lumina": languages.lumina,
-    "sana": dcae.sana,
     "zimage": languages.zimage,
+    "sana": dcae.sana,
     "pixart": shapes.pixart,
     "dit": shapes.dit,
     "pixels": lambda found, layout: adm.config(found) if layout == "original" else shapes.pixels(found),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sfumato.errors import WeightsError
-from sfumato.families.checkpoint import open_checkpoint
+from sfumato.families.checkpoint import open_checkpoint, refined
 from sfumato.families.published import family_of
 from sfumato.families.told import number, process_of
+from sfumato.nn.sincos import SincosConfig
 from sfumato.weights.source import open_source
 from tests.peers.pipelines import Case
 
@@ -36,6 +37,34 @@ def test_a_setting_that_cannot_be_is_named(case: Case, name: str, tmp_path: Path
             kind = family_of(checkpoint, None)
             with pytest.raises(WeightsError, match=f"{name} = .* must be a"):
                 process_of(kind, checkpoint, None)
+
+
+NO_SIZES = {
+    "sample_size": [-64, 0, "64", True, [64, -1]],
+    "attention_head_dim": [-8, 0, [8, -8], float("nan")],
+    "norm_num_groups": [-32, "8"],
+}
+
+
+@pytest.mark.parametrize("case", ["sd1"], indirect=True)
+@pytest.mark.parametrize("name", NO_SIZES)
+def test_a_size_that_cannot_be_is_named(case: Case, name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(case.peer.folder, tmp_path / "model")
+    place = folder / "unet" / "config.json"
+    told = json.loads(place.read_text("utf-8"))
+    for value in NO_SIZES[name]:
+        place.write_text(json.dumps({**told, name: value}), "utf-8")
+        with (
+            open_source(folder) as source,
+            pytest.raises(WeightsError, match=f"{name} = .*, which must be above 0"),
+        ):
+            open_checkpoint(source)
+
+
+def test_a_scale_of_places_below_0_is_named() -> None:
+    config = SincosConfig(depth=1, width=8, heads=1, channels=4, outer=4)
+    with pytest.raises(ValueError, match="interpolation_scale = -2, which must be above 0"):
+        refined(config, {"interpolation_scale": -2})
 
 
 def test_what_is_not_told_or_null_is_the_usual() -> None:

@@ -137,7 +137,7 @@ def changed(folder: Path, **more: Any) -> None:
         ({"down_block_types": ["SkipDownBlock2D", "AttnDownBlock2D"]}, "down_block_types"),
         ({"sample_size": None}, "of which size its pictures are"),
         ({"norm_num_groups": 7}, "fit no pixels: .*divisible"),
-        ({"norm_num_groups": "x"}, "fit no pixels"),
+        ({"norm_num_groups": "x"}, "norm_num_groups = 'x', which must be above 0"),
         ({"attn_norm_num_groups": 5}, "fit no pixels: .*divisible"),
     ],
 )
