@@ -16,10 +16,11 @@ class Way:
     ``title`` names the models that have it, ``pipelines`` are those of diffusers that call it so.
 
     Of the network: ``share`` is what it is told of 1000 sigma, with ``unshifted`` of the time before the schedule's
-    shift; ``sign`` multiplies its output; ``packed`` is the side of the patches of latent that are its rows, 0 where it
-    reads maps; ``last`` is of films of one frame, channels last; ``more`` names a function of nn.wrapped_more,
-    ``doors`` are parameters with names of their own. ``limit`` is the setting that is the most patches a side, and how
-    many places a side one is. Without ``centred`` the shift of the autoencoder's latents is left alone.
+    shift, with ``narrow`` in its own dtype; ``sign`` multiplies its output; ``packed`` is the side of the patches of
+    latent that are its rows, 0 where it reads maps; ``last`` is of films of one frame, channels last; ``more`` names a
+    function of nn.wrapped_more, ``doors`` are parameters with names of their own. ``limit`` is the setting that is the
+    most patches a side, and how many places a side one is. Without ``centred`` the shift of the autoencoder's latents
+    is left alone.
 
     Of the walk: ``grid`` is the one on which its pipeline asks a rectified flow ("normal" is the scheduler's own);
     ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS).
@@ -36,6 +37,7 @@ class Way:
     sign: float = 1.0
     packed: int = 0
     last: bool = False
+    narrow: bool = False
     more: str = ""
     doors: Mapping[str, str] = field(default_factory=dict)
     grid: str = "linspace"
@@ -102,7 +104,7 @@ WAYS: dict[str, Way] = {
         limit=("pos_embed_max_size", 2),
     ),
     "HunyuanDiT2DModel": Way(
-        pipelines=("HunyuanDiTPipeline",), title="HunyuanDiT", more="hunyuan", read="hunyuan"
+        pipelines=("HunyuanDiTPipeline",), title="HunyuanDiT", narrow=True, more="hunyuan", read="hunyuan"
     ),
     "UNet2DConditionModel": Way(pipelines=("KolorsPipeline",), title="Kolors", more="kolors"),
     "HiDreamImageTransformer2DModel": Way(

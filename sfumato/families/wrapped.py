@@ -157,6 +157,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
         sign=row.sign,
         packed=row.packed,
         last=row.last,
+        narrow=row.narrow,
         more=row.more,
         doors=row.doors,
         factor=factor,

@@ -55,6 +55,7 @@ class WrappedConfig:
     multiplies its output. ``packed`` is 0 where x goes in as maps, else the side of the patches that are its rows;
     ``last`` is of films of one frame, channels last. ``more`` names the function that gives what it wants besides (see
     MORE), ``doors`` are parameters with names of their own. ``factor`` is how many pixels a side of a place is.
+    ``narrow`` ones are told the clock in their own dtype, others in float32 at least.
     """
 
     channels: int
@@ -63,6 +64,7 @@ class WrappedConfig:
     sign: float = 1.0
     packed: int = 0
     last: bool = False
+    narrow: bool = False
     more: str = ""
     doors: Mapping[str, str] = field(default_factory=dict)
     factor: int = 8
@@ -98,6 +100,8 @@ class Wrapped(nn.Module):
     ) -> Tensor:
         """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,); doors as Cond has them."""
         config = self.config
+        dtype: torch.dtype = self.network.dtype  # type: ignore[assignment]
+        x, tokens, vector = (one if one is None else one.to(dtype) for one in (x, tokens, vector))
         told = {"tokens": tokens, "mask": mask, "vector": vector, "label": label, "guidance": guidance}
         given: dict[str, Any] = {
             self.names[door]: value
@@ -106,7 +110,9 @@ class Wrapped(nn.Module):
         }
         if self.before is not None:
             clock = self.before(clock, tuple(x.shape))
-        given[self.names["clock"]] = (config.share * clock).to(x.dtype)
+        given[self.names["clock"]] = (config.share * clock).to(
+            dtype if config.narrow else torch.promote_types(dtype, torch.float32)
+        )
         given[self.names["x"]] = folded(x, config.packed) if config.packed else x
         if self.more is not None:
             height, width = x.shape[-2:]

@@ -28,6 +28,11 @@ class Call:
     width: int
 
     @property
+    def wide(self) -> Tensor:
+        """An empty tensor where x is, in float32 or wider: narrower ones do not count to 1000."""
+        return self.x.new_empty(0, dtype=torch.promote_types(self.x.dtype, torch.float32))
+
+    @property
     def words(self) -> Tensor:
         """The states of the text, (B, L, D)."""
         assert self.tokens is not None
@@ -43,7 +48,9 @@ def places(height: int, width: int, like: Tensor, *, first: float = 0, begin: fl
 
 def sizes(call: Call) -> dict[str, Any]:
     """CogView: the picture's size, that before it was cut, and the corner where that was done."""
-    size = call.x.new_tensor([[call.height * call.factor, call.width * call.factor]]).expand(len(call.x), -1)
+    size = call.wide.new_tensor([[call.height * call.factor, call.width * call.factor]]).expand(
+        len(call.x), -1
+    )
     return {"original_size": size, "target_size": size, "crop_coords": torch.zeros_like(size)}
 
 
@@ -60,13 +67,13 @@ def shapes_each(call: Call) -> dict[str, Any]:
 def flux(call: Call) -> dict[str, Any]:
     """FLUX.1 and its kin: words at the origin, patches at their rows and columns."""
     return {
-        "txt_ids": call.x.new_zeros(call.words.shape[1], 3),
-        "img_ids": places(call.height // 2, call.width // 2, call.x),
+        "txt_ids": call.wide.new_zeros(call.words.shape[1], 3),
+        "img_ids": places(call.height // 2, call.width // 2, call.wide),
     }
 
 
 def _line(call: Call) -> Tensor:
-    count = torch.arange(call.words.shape[1]).to(call.x)
+    count = torch.arange(call.words.shape[1]).to(call.wide)
     return torch.stack((torch.zeros_like(count), count, count), -1)
 
 
@@ -77,15 +84,15 @@ def ovis(call: Call) -> dict[str, Any]:
 
 def longcat(call: Call) -> dict[str, Any]:
     """LongCat-Image: words on the diagonal, patches behind the 512th of them and of another kind."""
-    img_ids = places(call.height // 2, call.width // 2, call.x, first=1, begin=512)
+    img_ids = places(call.height // 2, call.width // 2, call.wide, first=1, begin=512)
     return {"txt_ids": _line(call), "img_ids": img_ids}
 
 
 def flux2(call: Call) -> dict[str, Any]:
     """FLUX.2: (picture, row, column, word) of words and of places, for each row of the call."""
-    count = torch.arange(call.words.shape[1]).to(call.x)
+    count = torch.arange(call.words.shape[1]).to(call.wide)
     words = F.pad(count[:, None], (3, 0))
-    here = F.pad(places(call.height, call.width, call.x), (0, 1))
+    here = F.pad(places(call.height, call.width, call.wide), (0, 1))
     rows = len(call.x)
     return {"txt_ids": words[None].expand(rows, -1, -1), "img_ids": here[None].expand(rows, -1, -1)}
 
@@ -134,7 +141,7 @@ def hunyuan(call: Call) -> dict[str, Any]:
         "encoder_hidden_states_t5": words[:, cut:, :wide].contiguous(),
         "text_embedding_mask": mask[:, :cut],
         "text_embedding_mask_t5": mask[:, cut:],
-        "image_meta_size": call.x.new_tensor([size] * len(call.x)),
+        "image_meta_size": call.wide.new_tensor([size] * len(call.x)),
         "style": torch.zeros(len(call.x), dtype=torch.long, device=call.x.device),
         "image_rotary_emb": angles(call.height // side, call.width // side, base, width, call.x),
     }
@@ -174,7 +181,7 @@ def kandinsky(call: Call) -> dict[str, Any]:
 def kolors(call: Call) -> dict[str, Any]:
     """Kolors, as Stable Diffusion XL: the pooled text and six sizes."""
     height, width = call.height * call.factor, call.width * call.factor
-    told = call.x.new_tensor([[height, width, 0, 0, height, width]]).expand(len(call.x), -1)
+    told = call.wide.new_tensor([[height, width, 0, 0, height, width]]).expand(len(call.x), -1)
     return {"added_cond_kwargs": {"text_embeds": call.vector, "time_ids": told}}
 
 

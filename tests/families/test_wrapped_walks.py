@@ -17,12 +17,15 @@ from sfumato.families.ways import WAYS
 from sfumato.families.wrapped import wrapped
 from sfumato.model import Model
 from sfumato.nn.wrapped import folded
+from sfumato.process.level import Level
 from sfumato.tasks.text2image import Text2Image
 from tests.families.test_published import far, walked
 from tests.peers.pipelines import wide_tables
 from tests.peers.wrapped_pipelines import NARROW, OPTIONS, WRAPPED, wrapped_pipeline
 
 STEPS = 4
+ALIKE = ("klein", "klein distilled", "krea distilled", "hunyuan 1.2", "hidream full", "hidream dev")
+"""Those whose networks are others' too."""
 
 
 def sides(name: str) -> tuple[int, int]:
@@ -123,3 +126,25 @@ def test_rows_of_different_requests_share_a_call(name: str) -> None:
         for row, level in enumerate(levels):
             alone = model.denoiser.output(x[row : row + 1], row_levels([level]), cond)
             assert far(both[row : row + 1], alone) < (1e-5 if name in NARROW else 1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPED if name not in ALIKE])
+def test_a_network_runs_in_bfloat16_as_diffusers_loads_it(name: str, tmp_path: Path) -> None:
+    """With the parts that it keeps in float32; at a clock of 500 or 0.5, which 8 bits hold, since most round it."""
+    pipe = wrapped_pipeline(name)
+    model = wrapped(pipe, Path())
+    place = "transformer" if hasattr(pipe, "transformer") else "unet"
+    net = getattr(pipe, place)
+    net.save_pretrained(tmp_path)
+    shape = model.codec.shape(*sides(name))
+    schedule, x = model.schedule(shape), noise_of(model, name)
+    level = row_levels([Level(0.5, 0.5, 0.5) if schedule.t_max <= 1 else schedule.level(500)])
+    with torch.no_grad():
+        cond = model.conditioner([Prompt(text="a red cat", guidance=4.0)])
+        expected = model.denoiser.output(x, level, cond)
+        setattr(pipe, place, type(net).from_pretrained(tmp_path, torch_dtype=torch.bfloat16))
+        narrow = wrapped(pipe, Path())
+        assert far(narrow.denoiser.output(x, level, cond), expected) < 0.05  # a dozen roundings of 2^-8
+        pipe.vae.to(torch.bfloat16)
+        latent = narrow.codec.encode(narrow.codec.decode(x))
+    assert (latent.shape, latent.dtype) == (x.shape, torch.float32)
