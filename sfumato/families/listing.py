@@ -71,7 +71,14 @@ NATIVE = (
     Listed(name="lumina2", title="Lumina-Image 2", native=True, layouts=BOTH, source="Qin et al. 2025"),
     Listed(
         name="z-image",
-        title="Z-Image and Z-Image Turbo",
+        title="Z-Image",
+        native=True,
+        layouts=BOTH,
+        source="Z-Image Team 2025",
+    ),
+    Listed(
+        name="z-image-turbo",
+        title="Z-Image Turbo",
         native=True,
         layouts=BOTH,
         source="Z-Image Team 2025",

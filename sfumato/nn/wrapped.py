@@ -101,7 +101,8 @@ class Wrapped(nn.Module):
         """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,); doors as Cond has them."""
         config = self.config
         dtype: torch.dtype = self.network.dtype  # type: ignore[assignment]
-        x, tokens, vector = (one if one is None else one.to(dtype) for one in (x, tokens, vector))
+        x = x.to(dtype)
+        tokens, vector = (one if one is None else one.to(dtype) for one in (tokens, vector))
         told = {"tokens": tokens, "mask": mask, "vector": vector, "label": label, "guidance": guidance}
         given: dict[str, Any] = {
             self.names[door]: value
