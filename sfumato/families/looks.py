@@ -119,7 +119,7 @@ def pictured(parts: Mapping[str, Part]) -> bool:
 
 def wordless(config: FluxConfig, nets: Mapping[str, Any], rows: int) -> Cond:
     """The condition of prompts without words where no text encoder is: zeros, as many tokens as T5 would have made."""
-    like = nets["redux"].up.weight
+    like = nets["redux"].up.bias
     length = READS["flux" if config.guidance else "flux-schnell"].t5
     return Cond(
         tokens=like.new_zeros(rows, length, config.tokens), vector=like.new_zeros(rows, config.vector)
@@ -132,10 +132,10 @@ def seen(cond: Cond, prompts: Sequence[Prompt], nets: Mapping[str, Any]) -> Cond
     Strengths act as docs/conventions.md says (Pictures in prompts). InvalidRequest for prompts of which some have more
     pictures than others, since rows of a condition are equally long.
     """
-    counts = {len(prompt.looks) for prompt in prompts}
-    if counts <= {0} or cond.tokens is None:
+    given = {len(prompt.looks) for prompt in prompts}
+    if given <= {0} or cond.tokens is None:
         return cond
-    if len(counts) > 1:
+    if len(given) > 1:
         raise InvalidRequest("prompts of one call must have equally many pictures: embed each by itself")
     rows, counts = [], []
     for prompt in prompts:
@@ -154,7 +154,6 @@ def seen(cond: Cond, prompts: Sequence[Prompt], nets: Mapping[str, Any]) -> Cond
 
 def tokens_of(pixels: NDArray[np.uint8], looker: Siglip, embedder: Redux) -> Tensor:
     """The tokens (1, L, D) that FLUX.1 Redux makes of a picture (H, W, 3)."""
-    weight = embedder.up.weight
-    states = looker(prepared(pixels, looker.config.pixels).to(looker.place.weight))
-    found: Tensor = embedder(states.to(weight))
+    states = looker(prepared(pixels, looker.config.pixels).to(looker.norm.weight))
+    found: Tensor = embedder(states.to(embedder.up.bias))
     return found

@@ -201,6 +201,14 @@ def test_files_of_their_own_and_folders_make_the_same_conditions(
         files = load_checkpoint(checkpoint).conditioner([prompt])
         whole = model(flux, prior, F32).conditioner([prompt])
     assert torch.equal(tokens(files), tokens(whole))
+    small = {k: v.to(torch.float8_e4m3fn) if v.ndim == 2 else v for k, v in embedder().state_dict().items()}
+    save_file(small, tmp_path / "flux1-redux-dev.safetensors")
+    with opened(flux.folder, sorted(tmp_path.iterdir())) as checkpoint, torch.no_grad():
+        kept, unpacked = (
+            load_checkpoint(checkpoint, packed=packed).conditioner([prompt]) for packed in (True, False)
+        )
+    assert torch.equal(tokens(kept), tokens(unpacked))
+    assert 1e-3 < far(tokens(kept), tokens(whole).double()) < 0.1
     with open_source(prior.folder) as source:
         report = inspect(source)
     assert report.title == ("SigLIP vision tower, 16 patches, width 128; FLUX.1 Redux, tokens of width 48")
