@@ -109,6 +109,7 @@ def load(
         raise UnknownName("model", name, MODELS)
     from sfumato.families.published import load_checkpoint
     from sfumato.families.split import opened
+    from sfumato.families.wider import columns_of
     from sfumato.families.wrapped import is_for, load_wrapped
     from sfumato.text.t5 import T5Tokens
     from sfumato.weights.hub import resolve
@@ -130,8 +131,8 @@ def load(
             )
         if allow_pickle:
             raise InvalidRequest(
-                f"{path} is of a family that is not native and comes through diffusers, which would open pickles in this "
-                "very process: leave allow_pickle out; its weights must be safetensors"
+                f"{path} is of a family that is not native and comes through diffusers, which would open pickles in "
+                "this very process: leave allow_pickle out; its weights must be safetensors"
             )
         model = load_wrapped(path, dtype=chosen, device=place, variant=variant)
     else:
@@ -146,6 +147,7 @@ def load(
                 packed=packed,
                 encoders=encoders,
                 draws=draws,
+                columns=columns_of([use.path for use in given.uses()], allow_pickle=allow_pickle),
             )
     if refiner is not None:
         if not (encoders and draws):
@@ -191,6 +193,10 @@ def remake(
     remaking.check_model(recipe, path, model, MODELS)
     if remaking.is_embedded(recipe):
         told["encoders"] = False
+    from sfumato.families.wider import columns_of
+
+    if columns_of([use.path for use in exactly.uses], allow_pickle=pickled):  # the model is to be made for them
+        told["adapters"] = exactly.uses
     loaded = load(model or recipe.model, **{"dtype": recipe.versions.get("dtype"), **told})
     remaking.check_weights(recipe, path, loaded.model)
     rows = remaking.rows_of(recipe)

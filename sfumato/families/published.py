@@ -22,11 +22,12 @@ from sfumato.families import chroma, flows, lumina, pixels, sana, sincos, stable
 from sfumato.families.checkpoint import Checkpoint, Part
 from sfumato.families.family import Family, Kit, beside_of, extra_of, refusal
 from sfumato.families.languages import check_installed
-from sfumato.families.looks import looks_of
+from sfumato.families.looks import LOOKERS, looks_of
 from sfumato.families.marks import BY_SETTINGS, says_turbo
 from sfumato.families.split import blind, check_parts, stored, words_of
 from sfumato.families.surplus import idle, surplus
 from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
+from sfumato.families.wider import wider
 from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.mmdit import MMDiTConfig
@@ -69,7 +70,7 @@ TOLD = ((flows.says_kontext, flows.KONTEXT), (says_turbo, zimage.TURBO))
 """Families whose networks have another's shapes, and what tells them."""
 
 
-UNTOUCHED = ("vae", "language", "looker", "redux")
+UNTOUCHED = ("vae", "language", *LOOKERS)
 """The places of networks that no adapter reaches."""
 
 
@@ -88,6 +89,11 @@ def family_of(checkpoint: Checkpoint, name: str | None = None) -> Family:
         raise WeightsError(
             f"the denoiser of {checkpoint.source.path} ({kind}) is not one of the family {name!r}"
         )
+    if set(checkpoint.parts) <= {*LOOKERS}:
+        raise WeightsError(
+            f"{checkpoint.source.path} makes no pictures, but tokens of them for FLUX.1: give FLUX.1 as the model, and "
+            "this with --part (in Python: parts=[...])"
+        )
     held = ", ".join(f"{place}: {part.kind}" for place, part in checkpoint.parts.items())
     raise WeightsError(f"{checkpoint.source.path} is of no family that is known here; it holds {held}")
 
@@ -103,13 +109,15 @@ def load_checkpoint(
     packed: bool = False,
     encoders: bool = True,
     draws: bool = True,
+    columns: int = 0,
 ) -> Model:
     """The model of ``checkpoint``, its networks in ``dtype`` on ``device``.
 
     ``family`` and ``predicts`` overrule what is found; ``tokens`` is T5's vocabulary where the checkpoint has none.
     Without ``encoders`` texts are not read, only what encoders made of them before; unless it ``draws``, denoiser and
     autoencoder have no weights, and texts are all that is read.
-    ``packed`` keeps matrices in memory as the files have them where that takes fewer bytes than ``dtype``.
+    ``packed`` keeps matrices in memory as the files have them where that takes fewer bytes than ``dtype``. ``columns``
+    are those of the first layer that an adapter will change, where they are more than there are (see wider).
     WeightsError says which part is missing or does not fit, UnknownName that no family or prediction is called so.
     """
     if predicts is not None:
@@ -142,6 +150,8 @@ def load_checkpoint(
         )
         for place, part in loaded.items()
     }
+    if "denoiser" in nets:
+        parts["denoiser"], nets["denoiser"] = wider(parts["denoiser"], nets["denoiser"], columns)
     every = {
         place: nets.get(place) or hollow(part.make) for place, part in parts.items() if place not in reading
     }
