@@ -222,8 +222,8 @@ def facts_of(network: Found) -> dict[str, int | bool]:
         case "dcae":
             leave = "project_out.main.op_list.0.conv" if original else "conv_out"
             begin = "encoder.stages." if original else "encoder.down_blocks."
-            levels = [int(key[len(begin) :].split(".")[0]) for key in shapes if key.startswith(begin)]
-            return {"latent": shapes[f"encoder.{leave}.weight"][0], "factor": 2 ** max(levels, default=0)}
+            found = [int(key[len(begin) :].split(".")[0]) for key in shapes if key.startswith(begin)]
+            return {"latent": shapes[f"encoder.{leave}.weight"][0], "factor": 2 ** max(found, default=0)}
         case "clip":
             name = "token_embedding.weight" if original else "text_model.embeddings.token_embedding.weight"
             return {

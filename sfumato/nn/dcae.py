@@ -162,7 +162,9 @@ class LookBlock(nn.Module):
         sums = None
         for first, last, low, high in strips.cuts(x.shape[2], self.reach):
             rows = self._heads(x[:, :, low:high].to(strips.device))
-            own = rows.unflatten(1, (high - low, -1))[:, first - low : last - low].flatten(1, 2)
+            own = rows.view(len(rows), high - low, -1, *rows.shape[2:])[:, first - low : last - low].flatten(
+                1, 2
+            )
             part = gathered(*own.chunk(3, dim=-1)[1:])
             sums = part if sums is None else sums + part
         seen = strips.over(x, lambda rows: self._seen(rows, sums), reach=self.reach)
@@ -172,7 +174,8 @@ class LookBlock(nn.Module):
         """Queries, keys and values one behind the other, (B, H W, heads, 3 head)."""
         own = self.qkv(x)
         every = torch.cat([own, *(scale(own) for scale in self.scales)], dim=1)
-        return places(every).unflatten(-1, (-1, 3 * self.head))
+        rows = places(every)
+        return rows.view(*rows.shape[:2], -1, 3 * self.head)
 
     def _seen(self, x: Tensor, sums: Tensor | None) -> Tensor:
         query, key, value = self._heads(x).chunk(3, dim=-1)
@@ -183,6 +186,11 @@ class LookBlock(nn.Module):
     def _mixed(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.mix_norm(self.mix(x))
         return out
+
+
+def averaged(x: Tensor, wanted: int) -> Tensor:
+    """``wanted`` channels, each the mean of as many neighbouring ones of ``x`` (B, C, H, W)."""
+    return x.reshape(len(x), wanted, -1, *x.shape[2:]).mean(2)
 
 
 class Down(nn.Module):
@@ -202,7 +210,7 @@ class Down(nn.Module):
         if self.shuffle:
             out = F.pixel_unshuffle(out, 2)
         if self.short:
-            out = out + F.pixel_unshuffle(x, 2).unflatten(1, (self.wanted, -1)).mean(2)
+            out = out + averaged(F.pixel_unshuffle(x, 2), self.wanted)
         return out
 
 
@@ -266,7 +274,7 @@ class DcaeEncoder(nn.Module):
         for layer in self.down:
             h = layer(h)
         out: Tensor = self.leave(h)
-        return out + h.unflatten(1, (self.latent, -1)).mean(2) if self.short else out
+        return out + averaged(h, self.latent) if self.short else out
 
 
 class DcaeDecoder(nn.Module):

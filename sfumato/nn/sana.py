@@ -140,7 +140,7 @@ class SanaBlock(nn.Module):
         parts = (steer + self.table.to(steer.dtype)).unbind(1)
         x = gated(x, parts[2], self.look(shifted(x, parts[0], parts[1]), told))
         x = self.text(x, tokens, mask, rest=x, told=told)
-        maps = shifted(x, parts[3], parts[4]).unflatten(1, sides).permute(0, 3, 1, 2)
+        maps = shifted(x, parts[3], parts[4]).view(len(x), *sides, -1).permute(0, 3, 1, 2)
         mixed = self.mix(maps, None if told is None else told.told.wrap)
         return gated(x, parts[5], mixed.permute(0, 2, 3, 1).flatten(1, 2))
 
