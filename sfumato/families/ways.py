@@ -27,7 +27,7 @@ class Way:
 
     Of the request: ``guidance`` is the argument of the pipeline that guides, ``added`` what that lacks of our scale,
     ``guide`` how branches are combined; ``read`` names the function of families.encoded that reads prompts; ``note`` is
-    what a person should know.
+    what a person should know; ``reference`` is of networks that look at a picture (the task instruct).
     """
 
     title: str
@@ -43,6 +43,7 @@ class Way:
     grid: str = "linspace"
     patch: int = 2
     mu: str = "line"
+    reference: bool = False
     guidance: str = "guidance_scale"
     added: float = 0.0
     guide: str = "cfg"
@@ -88,6 +89,7 @@ WAYS: dict[str, Way] = {
         grid="even(scarce=true)",
         patch=1,
         mu="scarce",
+        reference=True,
     ),
     "CogView4Transformer2DModel": Way(
         pipelines=("CogView4Pipeline",),

@@ -28,7 +28,7 @@ from sfumato.families.told import Process
 from sfumato.families.ways import Way, refusal, way_of
 from sfumato.families.wrapped_codec import codec_of
 from sfumato.families.wrapped_process import SOLVER, process_of, unshifted, whole
-from sfumato.model import Conditioner, Defaults, Model, Seams
+from sfumato.model import Beside, Conditioner, Defaults, Model, Seams
 from sfumato.nn.wrapped import Wrapped, WrappedConfig
 from sfumato.process.prediction import prediction
 from sfumato.weights.folder import MODEL_INDEX, read_json
@@ -196,6 +196,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
         defaults=_defaults(process, row, network, codec, factor * side),
         notes=lambda prompt: said,
         schedule_of=process.schedule_of,
+        beside=Beside(kind="reference") if row.reference else None,
         seams=Seams(networks=lambda: {"denoiser": (net, own_names(net))}),
     )
 

@@ -97,8 +97,12 @@ class Wrapped(nn.Module):
         vector: Tensor | None = None,
         label: Tensor | None = None,
         guidance: Tensor | None = None,
+        reference: Tensor | None = None,
     ) -> Tensor:
-        """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,); doors as Cond has them."""
+        """The output (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,); doors as Cond has them.
+
+        ``reference`` (B, channels, H', W') is for networks whose rows may be another picture's too.
+        """
         config = self.config
         dtype: torch.dtype = self.network.dtype  # type: ignore[assignment]
         x = x.to(dtype)
@@ -117,15 +121,21 @@ class Wrapped(nn.Module):
         given[self.names["x"]] = folded(x, config.packed) if config.packed else x
         if self.more is not None:
             height, width = x.shape[-2:]
-            call = Call(x, tokens, mask, vector, self.network.config, config.factor, height, width)
+            beside = None if reference is None else tuple(reference.shape[-2:])
+            call = Call(x, tokens, mask, vector, self.network.config, config.factor, height, width, beside)
             given |= self.more(call)
+        if reference is not None:
+            other = folded(reference.to(dtype), config.packed)
+            given[self.names["x"]] = torch.cat((given[self.names["x"]], other), 1)
         if config.last:
             given[self.names["x"]] = x.movedim(1, -1)[:, None]
         found: Any = self.network(**given, return_dict=False)
         out: Tensor = found if isinstance(found, Tensor) else found[0]
         if config.last:
             return config.sign * out[:, 0].movedim(-1, 1)
-        return config.sign * (unfolded(out, x, config.packed) if config.packed else out)
+        if config.packed:
+            out = unfolded(out[:, : x.shape[-2] * x.shape[-1] // config.packed**2], x, config.packed)
+        return config.sign * out
 
 
 def folded(x: Tensor, side: int) -> Tensor:

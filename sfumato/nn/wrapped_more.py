@@ -16,7 +16,10 @@ LENGTH = 128
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a network: its inputs by door, its settings, pixels a place, and how high and wide x is."""
+    """One call of a network: its inputs by door, its settings, pixels a place, and how high and wide x is.
+
+    ``beside`` is how high and wide a picture is that it looks at, None without one.
+    """
 
     x: Tensor
     tokens: Tensor | None
@@ -26,6 +29,7 @@ class Call:
     factor: int
     height: int
     width: int
+    beside: tuple[int, ...] | None = None
 
     @property
     def wide(self) -> Tensor:
@@ -89,10 +93,13 @@ def longcat(call: Call) -> dict[str, Any]:
 
 
 def flux2(call: Call) -> dict[str, Any]:
-    """FLUX.2: (picture, row, column, word) of words and of places, for each row of the call."""
+    """FLUX.2: (picture, row, column, word) of words and of places, for each row; a picture beside is number 10."""
     count = torch.arange(call.words.shape[1]).to(call.wide)
     words = F.pad(count[:, None], (3, 0))
-    here = F.pad(places(call.height, call.width, call.wide), (0, 1))
+    here = places(call.height, call.width, call.wide)
+    if call.beside is not None:
+        here = torch.cat((here, places(*call.beside, call.wide, first=10)))
+    here = F.pad(here, (0, 1))
     rows = len(call.x)
     return {"txt_ids": words[None].expand(rows, -1, -1), "img_ids": here[None].expand(rows, -1, -1)}
 

@@ -30,7 +30,7 @@ WAYS: dict[Kind, Way] = {
         "Stable Diffusion Inpainting or FLUX.1 Fill",
     ),
     "picture": Way("changes a picture by an instruction", "instruct", "InstructPix2Pix"),
-    "reference": Way("changes a picture by an instruction", "instruct", "FLUX.1 Kontext"),
+    "reference": Way("changes a picture by an instruction", "instruct", "FLUX.1 Kontext or FLUX.2"),
     "control": Way("follows a map of edges or of depth", "control", "FLUX.1 Canny or Depth"),
     "depth": Way("follows a map of depth", "control", "Stable Diffusion 2 Depth"),
     "small": Way("makes a small picture four times as large", "upscale", "the x4 upscaler"),

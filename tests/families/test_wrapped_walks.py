@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sfumato.condition import Prompt
@@ -18,6 +19,7 @@ from sfumato.families.wrapped import wrapped
 from sfumato.model import Model
 from sfumato.nn.wrapped import folded
 from sfumato.process.level import Level
+from sfumato.tasks.table import request
 from sfumato.tasks.text2image import Text2Image
 from tests.families.test_published import far, walked
 from tests.peers.pipelines import wide_tables
@@ -109,6 +111,32 @@ def test_every_row_is_walked() -> None:
 
 def _made(name: str) -> Any:
     return WRAPPED[name]()
+
+
+@pytest.mark.parametrize("name", ["flux2", "klein"])
+def test_a_picture_is_changed_by_an_instruction_as_the_pipeline_does(name: str) -> None:
+    """FLUX.2 looks at a picture as more places of its own."""
+    pipe = wrapped_pipeline(name)
+    model = wrapped(pipe, Path())
+    height, width = sides(name)
+    draws = torch.Generator().manual_seed(1)
+    image = (torch.rand(height, width, 3, generator=draws) * 255).byte().numpy()
+    with torch.no_grad(), wide_tables(pipe):
+        made = pipe(
+            image=[Image.fromarray(image)],
+            prompt="a red cat",
+            latents=noise_of(model, name),
+            num_inference_steps=STEPS,
+            guidance_scale=4.0,
+            output_type="pt",
+        )
+    task, _ = request("instruct", image=image, prompt="a red cat", steps=STEPS, seed=3, guidance=4.0)
+    _, pixels = walked(model, task)
+    assert far(pixels, made[0] * 2 - 1) < 2e-5
+    plain, _ = request(
+        "text2image", prompt="a red cat", size=f"{width}x{height}", steps=STEPS, seed=3, guidance=4.0
+    )
+    assert far(walked(model, plain)[1], pixels) > 0.01
 
 
 @pytest.mark.parametrize("name", WRAPPED)
