@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from sfumato.cli.sections import SECTIONS
 from sfumato.errors import InvalidRequest, OutputError
 
 _MODEL: tuple[Any, ...] = (
@@ -88,25 +89,9 @@ _OUTPUT: tuple[Any, ...] = (
     click.option("--json", "as_json", is_flag=True, help="print one JSON object about what was made"),
 )
 LOADING = (
-    "dtype",
-    "device",
-    "family",
-    "predicts",
-    "tokens",
-    "parts",
-    "packed",
-    "refiner",
-    "handover",
-    "variant",
-    "allow_pickle",
-    "download",
-    "adapters",
-    "adapters_in",
-    "embeddings_in",
-    "merged",
-    "partial",
-    "draw",
-    "wildcards",
+    *(name for name in SECTIONS["Model"] if name != "model"),
+    *SECTIONS["Adapters"],
+    *("embeddings_in", "draw", "wildcards"),
 )
 """The options of a command that say how a model is loaded, parameters of ``api.load``, and how prompts are drawn."""
 SHOWING = ("preview", "preview_file", "preview_by")
