@@ -18,6 +18,7 @@ from sfumato.families import pixel_settings, settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.folders import KEPT, copy_settings, into_folder, write_json
 from sfumato.families.inspect import Report, inspect
+from sfumato.families.looks import POOLING
 from sfumato.families.marks import NORMAL_MARKS, V_BIAS, V_SPREAD, deviation, levels_of, marks_of
 from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks, usual_names
 from sfumato.families.stream import Changes, as_it_is, last_block, stream, without_last
@@ -222,6 +223,8 @@ class _Job:
         folder.mkdir(parents=True, exist_ok=True)
         stem = "model" if part.kind in ("clip", "t5", *LANGUAGES, "siglip") else "diffusion_pytorch_model"
         tensors, used = stream(part, "diffusers", self.dtype, self.changes.get(place))
+        if part.kind == "siglip":  # its pooling, which nothing here reads, belongs to the class
+            tensors |= {n: as_it_is(part.source, n) for n in part.source.entries if n.startswith(POOLING)}
         write_all(
             folder / f"{stem}.safetensors", tensors, self.shard_bytes, {"format": "pt", **self.metadata}
         )

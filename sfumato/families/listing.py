@@ -49,7 +49,7 @@ NATIVE = (
     ),
     Listed(
         name="flux",
-        title="FLUX.1 dev, schnell, Fill, Control",
+        title="FLUX.1 dev, schnell, Fill, Control, Redux beside them",
         native=True,
         layouts=BOTH,
         source="Black Forest Labs 2024",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sfumato.families.checkpoint import Part
 
 
+POOLING = "vision_model.head."
+"""How the names of SigLIP's pooling begin, which makes one vector of a picture."""
+
+
 def siglip(shapes: Shapes, layout: str) -> SiglipConfig:
     """The vision tower of ``shapes``; heads of 64 values, or 16 heads where the width is 1152 (so400m).
 
@@ -40,6 +44,7 @@ def siglip(shapes: Shapes, layout: str) -> SiglipConfig:
         patch=patch,
         side=side,
         pixels=-(-side * patch // 32) * 32,
+        pools=f"{POOLING}probe" in shapes,
     )
 
 
@@ -61,7 +66,7 @@ def redux(shapes: Shapes, layout: str) -> ReduxConfig:
 
 
 def siglip_settings(config: SiglipConfig) -> dict[str, Any]:
-    """The ``config.json`` of a SiglipVisionModel without its pooling head."""
+    """The ``config.json`` of a SiglipVisionModel."""
     return {
         "architectures": ["SiglipVisionModel"],
         "model_type": "siglip_vision_model",
@@ -73,7 +78,7 @@ def siglip_settings(config: SiglipConfig) -> dict[str, Any]:
         "image_size": config.pixels,
         "layer_norm_eps": config.eps,
         "hidden_act": "gelu_pytorch_tanh",
-        "vision_use_head": False,
+        "vision_use_head": config.pools,
     }
 
 

@@ -19,7 +19,8 @@ class SiglipConfig:
     """The numbers that fix a vision tower.
 
     A picture of ``pixels`` a side has ``side`` patches a side, each of ``patch`` pixels; what they do not cover at its
-    right and lower edges (6 of 384) is not seen.
+    right and lower edges (6 of 384) is not seen. ``pools`` is whether the tower was published with a pooling of its
+    states, which is not built here.
     """
 
     width: int = 1152
@@ -30,6 +31,7 @@ class SiglipConfig:
     side: int = 27
     pixels: int = 384
     eps: float = 1e-6
+    pools: bool = False
 
 
 class Siglip(nn.Module):

@@ -21,6 +21,7 @@ import sfumato
 from sfumato.condition import Cond, Look, Prompt
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.families.convert import convert
 from sfumato.families.inspect import inspect
 from sfumato.families.published import load_checkpoint
 from sfumato.families.split import opened
@@ -211,7 +212,11 @@ def test_files_of_their_own_and_folders_make_the_same_conditions(
     assert 1e-3 < far(tokens(kept), tokens(whole).double()) < 0.1
     with open_source(prior.folder) as source:
         report = inspect(source)
-    assert report.title == ("SigLIP vision tower, 16 patches, width 128; FLUX.1 Redux, tokens of width 48")
+        convert(source, tmp_path / "again", "diffusers")
+    assert report.title == "SigLIP vision tower, 16 patches, width 128; FLUX.1 Redux, tokens of width 48"
+    again = FluxPriorReduxPipeline.from_pretrained(tmp_path / "again")
+    for name, value in tower().state_dict().items():
+        assert torch.equal(again.image_encoder.state_dict()[name], value), name
     # A folder of Redux that brings FLUX.1's text encoders gives what is lacking.
     both = tmp_path / "both"
     shutil.copytree(prior.folder, both)
@@ -235,6 +240,8 @@ def test_what_cannot_be_seen_is_refused(flux: Peer, prior: Peer, tmp_path: Path)
     ):
         with opened_or_fault(flux.folder, parts, fault):
             pass
+    with pytest.raises(WeightsError, match=r"makes no pictures, but tokens of them for FLUX.1"):
+        sfumato.load(str(prior.folder))
     other = peer(PIPELINES["sd1"], tmp_path / "sd1")
     with opened_or_fault(other.folder, [prior.folder], "does not read pictures by SigLIP's vision tower"):
         pass
