@@ -7,6 +7,7 @@ others the authors' flags are read from a ``config.json`` beside the weights (``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from sfumato.errors import WeightsError
 from sfumato.families.shapes import Shapes, count
 from sfumato.nn.adm import PixelConfig
+from sfumato.nn.noised import ClassifierConfig
 from sfumato.process.schedule import Schedule
 from sfumato.process.table import linear, squared_cosine
 
@@ -99,6 +101,56 @@ def _plain(shapes: Shapes) -> PixelConfig:
 
 
 _DOUBLES = re.compile(r"output_blocks\.\d+\.[12]\.(in_layers\.2|conv)\.weight$")
+
+
+def classifier(shapes: Shapes) -> ClassifierConfig:
+    """The classifier of ``shapes``: heads of 64 channels, each head's queries, keys and values together.
+
+    Nothing tells where its levels end but widths, attention and the blocks between; ValueError where that is not
+    one way.
+    """
+    blocks = count(shapes, "input_blocks.{}.")
+    fits = [n for n in range(1, blocks) if blocks % n == 0 and _is_levels(shapes, n, blocks // n)]
+    if len(fits) != 1:
+        raise ValueError(f"{blocks} input_blocks, which are levels in {len(fits)} ways,")
+    (levels,), each = fits, blocks // fits[0]
+    first = [f"input_blocks.{1 + level * each}" for level in range(levels)]
+    places = shapes["out.2.positional_embedding"][1] - 1
+    middle = shapes["middle_block.0.in_layers.2.weight"][0]
+    inside = f"input_blocks.{each}.0.op.weight" not in shapes
+    return ClassifierConfig(
+        inner=shapes["input_blocks.0.0.weight"][1],
+        outer=shapes["out.2.c_proj.weight"][0],
+        widths=tuple(shapes[f"{name}.0.in_layers.2.weight"][0] for name in first),
+        blocks=each - 1,
+        attention=tuple(f"{name}.1.qkv.weight" in shapes for name in first),
+        halve=(inside,) * (levels - 1),
+        double=(inside,) * (levels - 1),
+        head=64,
+        scale_shift=shapes["middle_block.0.emb_layers.1.weight"][0] == 2 * middle,
+        sinusoids=shapes["time_embed.0.weight"][1],
+        fused="heads",
+        side=math.isqrt(places) * 2 ** (levels - 1),
+        places=places,
+    )
+
+
+def _is_levels(shapes: Shapes, levels: int, each: int) -> bool:
+    """Whether every ``each`` blocks can be a level of one width and kind, the last of which changes the sides."""
+    for level in range(levels):
+        names = [f"input_blocks.{1 + level * each + block}" for block in range(each)]
+        *inner, last = names if level < levels - 1 else [*names[:-1], ""]
+        kinds = {
+            (shapes.get(f"{name}.0.in_layers.2.weight", (0,))[0], f"{name}.1.qkv.weight" in shapes)
+            for name in inner
+        }
+        if len(kinds) != 1 or (0, False) in kinds:
+            return False
+        conv = shapes.get(f"{last}.0.in_layers.2.weight", shapes.get(f"{last}.0.op.weight", (0, 0)))
+        width = next(iter(kinds))[0]
+        if last and (conv[:2] != (width, width) or f"{last}.1.qkv.weight" in shapes):
+            return False
+    return True
 
 
 def known(config: PixelConfig) -> Trained | None:

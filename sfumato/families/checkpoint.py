@@ -11,7 +11,7 @@ from torch import nn
 
 from sfumato.errors import WeightsError
 from sfumato.families import adm, dcae, edm, languages, looks, shapes
-from sfumato.families.keys.adm import pixel_table
+from sfumato.families.keys.adm import classifier_table, pixel_table
 from sfumato.families.keys.chroma import chroma_table
 from sfumato.families.keys.edm import dhariwal_table, song_table
 from sfumato.families.keys.joint import flux_table, mmdit_table
@@ -33,6 +33,7 @@ from sfumato.nn.language import LanguageConfig
 from sfumato.nn.look import Redux, Siglip, SiglipConfig
 from sfumato.nn.lumina import Lumina, LuminaConfig
 from sfumato.nn.mmdit import MMDiT
+from sfumato.nn.noised import PixelClassifier
 from sfumato.nn.sana import Sana, SanaConfig
 from sfumato.nn.sincos import SincosConfig, SincosDiT
 from sfumato.nn.song import SongUNet
@@ -92,6 +93,7 @@ TABLES: dict[str, Callable[[Any], KeyTable]] = {
     "dit": dit_table,
     "pixels": pixel_table,
     "dhariwal": dhariwal_table,
+    "noised": classifier_table,
     "song": song_table,
     "vae": vae_table,
     "tiny": tiny_table,
@@ -114,6 +116,7 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "dit": SincosDiT,
     "pixels": PixelUNet,
     "dhariwal": PixelUNet,
+    "noised": PixelClassifier,
     "song": SongUNet,
     "vae": Vae,
     "tiny": TinyVae,
@@ -130,7 +133,8 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
 class Checkpoint:
     """The parts of a checkpoint by place, and what is told beside them.
 
-    Places are denoiser, vae, text, text_2, text_3, language; looker and redux, which make tokens of pictures.
+    Places are denoiser, vae, text, text_2, text_3, language; looker and redux, which make tokens of pictures;
+    classifier, which tells classes of noisy pictures apart.
 
     ``configs`` are the settings of a diffusers folder's components by name (scheduler, tokenizer and the networks).
     """
@@ -306,6 +310,7 @@ READERS: dict[str, Callable[[shapes.Shapes, str], Any]] = {
     "dit": shapes.dit,
     "pixels": lambda found, layout: adm.config(found) if layout == "original" else shapes.pixels(found),
     "dhariwal": edm.dhariwal,
+    "noised": lambda found, layout: adm.classifier(found),
     "song": edm.song,
     "vae": shapes.vae,
     "tiny": shapes.tiny,

@@ -231,6 +231,12 @@ def facts_of(network: Found) -> dict[str, int | bool]:
                 "layers": count("transformer.resblocks." if original else "text_model.encoder.layers."),
                 "projection": ("text_projection" if original else "text_projection.weight") in shapes,
             }
+        case "noised":
+            return {
+                "classes": shapes["out.2.c_proj.weight"][0],
+                "width": shapes["input_blocks.0.0.weight"][0],
+                "places": shapes["out.2.positional_embedding"][1] - 1,
+            }
         case "siglip":
             places = shapes["vision_model.embeddings.position_embedding.weight"]
             layers = count("vision_model.encoder.layers.")
@@ -328,6 +334,7 @@ def _alone(found: Mapping[str, Found], facts: Mapping[str, Mapping[str, int | bo
                 "clip": f"CLIP text encoder, width {told.get('width')}",
                 "t5": f"T5 encoder, width {told.get('width')}",
                 **{kind: f"{title}, width {told.get('width')}" for kind, title in LANGUAGES.items()},
+                "noised": f"classifier of noisy pictures, {told.get('classes')} classes",
                 "siglip": f"SigLIP vision tower, {told.get('places')} patches, width {told.get('width')}",
                 "redux": f"FLUX.1 Redux, tokens of width {told.get('tokens')}",
             }[one.kind]

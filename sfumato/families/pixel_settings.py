@@ -11,8 +11,8 @@ from sfumato.families.checkpoint import Part
 from sfumato.nn.adm import PixelConfig
 
 Settings = dict[str, Any]
-KINDS = ("pixels", *edm.KINDS)
-"""Kinds of U-Nets on pixels."""
+KINDS = ("pixels", "noised", *edm.KINDS)
+"""Kinds of U-Nets on pixels, and of what judges their pictures."""
 
 
 def network(config: PixelConfig) -> Settings:
@@ -79,6 +79,10 @@ def folder(part: Part) -> tuple[Settings, Settings, Settings]:
 
     WeightsError where UNet2DModel cannot hold it. diffusers' pipeline gives no class; sfumato reads one all the same.
     """
+    if part.kind == "noised":
+        raise WeightsError(
+            "diffusers has no class for classifiers of noisy pictures; --to original writes safetensors"
+        )
     if part.kind in edm.KINDS:
         raise WeightsError(
             "EDM's networks are not written in diffusers' layout, which has no pipeline that preconditions them; "

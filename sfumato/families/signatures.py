@@ -85,6 +85,7 @@ SIGNATURES: tuple[tuple[str, str, str], ...] = (
     ),
     ("dhariwal", "original", "map_layer0.weight map_layer1.weight out_norm.weight out_conv.weight"),
     ("song", "original", "map_layer0.weight map_layer1.weight"),
+    ("noised", "original", "input_blocks.0.0.weight middle_block.1.qkv.weight out.2.positional_embedding"),
     ("pixels", "original", "input_blocks.0.0.weight middle_block.1.qkv.weight out.2.weight"),
     (
         "pixels",
@@ -146,8 +147,14 @@ FOREIGN = {
 LANGUAGES = {"gemma2": "Gemma 2", "qwen3": "Qwen 3"}
 """Language models that read prompts, by kind."""
 
-APART = {"t5": "text_3", **dict.fromkeys(LANGUAGES, "language"), "siglip": "looker", "redux": "redux"}
-"""Encoders with one place, wherever they were found."""
+APART = {
+    "t5": "text_3",
+    **dict.fromkeys(LANGUAGES, "language"),
+    "siglip": "looker",
+    "redux": "redux",
+    "noised": "classifier",
+}
+"""Networks with one place, wherever they were found."""
 
 LOOKERS = {"image_encoder": "siglip"}
 """Components that are read only where they are of a kind: pipelines carry other ones, which nothing here asks."""

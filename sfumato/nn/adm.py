@@ -99,13 +99,11 @@ class Resample(ResBlock):
         return out
 
 
-class PixelUNet(nn.Module):
-    """A U-Net built from a PixelConfig; ``wraps`` says that its convolutions can go on from the other edge."""
-
-    wraps = True
+class Descent(nn.Module):
+    """The way down and the middle of a U-Net on pixels, and how both are steered."""
 
     def __init__(self, config: PixelConfig) -> None:
-        """Build the network of ``config`` with random weights."""
+        """Build this part of the network of ``config`` with random weights."""
         super().__init__()
         self.config = config
         widths, first = config.widths, config.widths[0]
@@ -114,43 +112,101 @@ class PixelUNet(nn.Module):
         self.clock = MLP(self.sinusoids, clock)
         self.label = nn.Embedding(config.classes, clock) if config.classes else None
         self.enter = nn.Conv2d(config.inner, first, 3, padding=1)
-        usual = {
-            "clock": clock,
-            "groups": config.groups,
-            "least": config.least,
-            "eps": config.eps,
-            "scale_shift": config.scale_shift,
-        }
-
-        def stage(inner: int, outer: int, looks: bool, groups: int = config.groups) -> nn.ModuleDict:
-            made: dict[str, nn.Module] = {"block": ResBlock(inner, outer, **usual)}  # type: ignore[arg-type]
-            if looks:
-                few = grouped(outer, groups, config.least)
-                made["look"] = SpatialAttention(outer, config.heads_of(outer), groups=few, eps=config.eps)
-            return nn.ModuleDict(made)
-
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, width = [first], first
+        self.down = nn.ModuleList()
+        self.skips, width = [first], first
         for level, wanted in enumerate(widths):
             for _ in range(config.blocks):
-                self.down.append(stage(width, wanted, config.attention[level]))
+                self.down.append(self.stage(width, wanted, config.attention[level]))
                 width = wanted
-                skips.append(width)
+                self.skips.append(width)
             if level < len(widths) - 1:
                 inside = config.halve[level]
                 self.down.append(
-                    Resample(width, double=False, **usual) if inside else Halve(width, pad=config.pad)  # type: ignore[arg-type]
+                    self.resample(width, double=False) if inside else Halve(width, pad=config.pad)
                 )
-                skips.append(width)
-        self.middle = stage(width, width, config.middle, config.middle_groups)
-        self.after = stage(width, width, False)
+                self.skips.append(width)
+        self.middle = self.stage(width, width, config.middle, config.middle_groups)
+        self.after = self.stage(width, width, False)
+
+    def stage(self, inner: int, outer: int, looks: bool, groups: int = 0) -> nn.ModuleDict:
+        """A block from ``inner`` to ``outer`` channels, and attention if it ``looks``, its norm in ``groups``."""
+        config = self.config
+        made: dict[str, nn.Module] = {
+            "block": ResBlock(
+                inner,
+                outer,
+                clock=4 * self.sinusoids,
+                groups=config.groups,
+                least=config.least,
+                eps=config.eps,
+                scale_shift=config.scale_shift,
+            )
+        }
+        if looks:
+            few = grouped(outer, groups or config.groups, config.least)
+            made["look"] = SpatialAttention(outer, config.heads_of(outer), groups=few, eps=config.eps)
+        return nn.ModuleDict(made)
+
+    def resample(self, width: int, *, double: bool) -> Resample:
+        """A block of ``width`` channels that doubles or halves the sides."""
+        config = self.config
+        return Resample(
+            width,
+            double=double,
+            clock=4 * self.sinusoids,
+            groups=config.groups,
+            least=config.least,
+            eps=config.eps,
+            scale_shift=config.scale_shift,
+        )
+
+    def steer(self, clock: Tensor, label: Tensor | None, like: Tensor) -> Tensor:
+        """The embedding (B, 4 sinusoids) of clock and class, through SiLU, in the dtype of ``like``."""
+        config = self.config
+        steer: Tensor = self.clock(
+            sinusoid(
+                config.rate * clock, self.sinusoids, cos_first=config.cos_first, shift=config.shift, like=like
+            )
+        )
+        if self.label is not None:
+            if label is None:
+                raise ValueError("this network reads a class: give it a label")
+            steer = steer + self.label(label)
+        return F.silu(steer)
+
+    def descend(
+        self, x: Tensor, steer: Tensor, told: Told | None, numbers: Iterator[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What comes out of the middle, and all that is handed over to the way up. The arguments are ``passed``'s."""
+        wrap = None if told is None else told.wrap
+        h = self.enter(x) if wrap is None else around(self.enter, x, wrap)
+        skips = [h]
+        for layer in self.down:
+            h = passed(layer, h, steer, told, numbers)
+            skips.append(h)
+        for layer in (self.middle, self.after):
+            h = passed(layer, h, steer, told, numbers)
+        return h, skips
+
+
+class PixelUNet(Descent):
+    """A U-Net built from a PixelConfig; ``wraps`` says that its convolutions can go on from the other edge."""
+
+    wraps = True
+
+    def __init__(self, config: PixelConfig) -> None:
+        """Build the network of ``config`` with random weights."""
+        super().__init__(config)
+        widths, skips = config.widths, [*self.skips]
+        width = widths[-1]
+        self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(stage(width + skips.pop(), widths[level], config.attention[level]))
+                self.up.append(self.stage(width + skips.pop(), widths[level], config.attention[level]))
                 width = widths[level]
             if level:
                 inside = config.double[level - 1]
-                self.up.append(Resample(width, double=True, **usual) if inside else Double(width))  # type: ignore[arg-type]
+                self.up.append(self.resample(width, double=True) if inside else Double(width))
         self.norm = GroupNormSiLU(grouped(width, config.groups, config.least), width, config.eps)
         self.leave = nn.Conv2d(width, config.outer, 3, padding=1)
         parts = (("down", [*self.down]), ("middle", [self.middle, self.after]), ("up", [*self.up]))
@@ -166,26 +222,10 @@ class PixelUNet(nn.Module):
         ``label`` (B,) int is the class, where the network reads one: ValueError without it. Sides are multiples of
         2 to the power of how often they are halved. ``manner`` is Cond's.
         """
-        config = self.config
-        steer = self.clock(
-            sinusoid(
-                config.rate * clock, self.sinusoids, cos_first=config.cos_first, shift=config.shift, like=x
-            )
-        )
-        if self.label is not None:
-            if label is None:
-                raise ValueError("this network reads a class: give it a label")
-            steer = steer + self.label(label)
-        steer = F.silu(steer)
+        steer = self.steer(clock, label, x)
         told, numbers = told_of(manner, None, None), count()
         wrap = None if told is None else told.wrap
-        h = self.enter(x) if wrap is None else around(self.enter, x, wrap)
-        skips = [h]
-        for layer in self.down:
-            h = passed(layer, h, steer, told, numbers)
-            skips.append(h)
-        for layer in (self.middle, self.after):
-            h = passed(layer, h, steer, told, numbers)
+        h, skips = self.descend(x, steer, told, numbers)
         for layer in self.up:
             h = torch.cat((h, skips.pop()), dim=1) if isinstance(layer, nn.ModuleDict) else h
             h = passed(layer, h, steer, told, numbers)

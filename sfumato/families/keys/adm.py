@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfumato.nn.adm import PixelConfig
+from sfumato.nn.noised import ClassifierConfig
 from sfumato.weights.keys import KeyTable
 
 _BLOCK = (
@@ -23,7 +24,26 @@ def pixel_table(config: PixelConfig) -> KeyTable:
     return KeyTable.of(_rows(config))
 
 
+def classifier_table(config: ClassifierConfig) -> KeyTable:
+    """The rows for a PixelClassifier of ``config``, which diffusers has no class for."""
+    pool = (
+        ("norm", "out.0", "-"),
+        ("pool.places", "out.2.positional_embedding", "-"),
+        ("pool.[q,k,v]", "out.2.qkv_proj : linear->line", "-"),
+        ("pool.out", "out.2.c_proj : linear->line", "-"),
+    )
+    return KeyTable.of((*((ours, original, "-") for ours, original, _ in _descent(config)), *pool))
+
+
 def _rows(config: PixelConfig) -> Iterator[Triple]:
+    yield from _descent(config)
+    yield from _up(config)
+    yield "norm", "out.0", "conv_norm_out"
+    yield "leave", "out.2", "conv_out"
+
+
+def _descent(config: PixelConfig) -> Iterator[Triple]:
+    """Clock, class, the way down and the middle."""
     yield "clock.first", "time_embed.0", "time_embedding.linear_1"
     yield "clock.second", "time_embed.2", "time_embedding.linear_2"
     if config.classes:
@@ -51,9 +71,6 @@ def _rows(config: PixelConfig) -> Iterator[Triple]:
     if config.middle:
         yield from _look(config, config.widths[-1], "middle.look", "middle_block.1", "mid_block.attentions.0")
     yield from _block("after.block", "middle_block.2", "mid_block.resnets.1")
-    yield from _up(config)
-    yield "norm", "out.0", "conv_norm_out"
-    yield "leave", "out.2", "conv_out"
 
 
 def _up(config: PixelConfig) -> Iterator[Triple]:
