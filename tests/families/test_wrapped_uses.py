@@ -308,12 +308,12 @@ def test_refusals_are_of_classes_that_there_are() -> None:
 
 
 def test_a_folder_walks_as_the_pipeline_it_is_of(tmp_path: Path) -> None:
-    """Saved, found, loaded; an encoder of pictures, which nothing here asks, is not looked for."""
-    pipe = wrapped_pipeline("bria")
+    """Saved, found, loaded; a checker of pictures, which nothing here asks, is not looked for."""
+    pipe = wrapped_pipeline("hunyuan")
     pipe.save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"
     told = json.loads(index.read_text("utf-8"))
-    told["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]
+    told["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index.write_text(json.dumps(told), "utf-8")
     assert is_for(tmp_path)
     told = {**ASK, "size": "64x64", "guidance": 4.0}
