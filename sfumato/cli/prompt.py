@@ -12,6 +12,9 @@ import click
 
 from sfumato.families.reads import READS
 
+OTHERS = {"text_3": "T5", "language": "the language model"}
+"""What encoders are called that are not CLIP's."""
+
 
 @click.command()
 @click.argument("text")
@@ -25,7 +28,9 @@ from sfumato.families.reads import READS
     help=f"{', '.join(READS)}, emoji, or a checkpoint's path",
 )
 @click.option(
-    "--tokens", type=click.Path(), help="T5's vocabulary: tokenizer.json, spiece.model or its folder"
+    "--tokens",
+    type=click.Path(),
+    help="the vocabulary of T5 or of a language model: its file or folder",
 )
 @click.option("--seed", type=int, help="draw {a|b} and __list__ first, by this seed")
 @click.option("--wildcards", type=click.Path(), help="the folder of the lists that __list__ names")
@@ -80,19 +85,24 @@ def show(told: dict[str, Any], steps: int, colour: bool) -> None:
         for stage in told["stages"]:
             parts = " + ".join(f"{part['weight']:g} x ({part['condition']})" for part in stage["parts"])
             click.echo(f"steps {stage['begin']} to {stage['end'] - 1} of {steps}: {parts}")
-    clips = [place for place in told["encoders"] if place != "text_3"]
+    clips = [place for place in told["encoders"] if place not in OTHERS]
     for place in (*clips[:1], *told["encoders"].keys() - clips):
         for line in _rows(told, place, colour):
             click.echo(line)
     if len(clips) > 1:
         click.echo(f"the {len(clips)} CLIP encoders of {told['model']} read the same tokens")
-    if told["unseen"]:
-        click.echo("T5's vocabulary comes with a checkpoint: give it with --tokens to see what T5 reads")
+    for place in told["unseen"]:
+        who = OTHERS[place]
+        click.echo(
+            f"the vocabulary of {who} comes with a checkpoint: give it with --tokens to see what it reads"
+        )
+    if "language" in told["encoders"]:
+        click.echo("a language model reads the prompt as it is written, marks included")
 
 
 def _rows(told: dict[str, Any], place: str, colour: bool) -> Iterator[str]:
     """A line for each row of tokens that the encoder at ``place`` reads."""
-    whose, room = "T5 " if place == "text_3" else "", told["room"][place]
+    whose, room = f"{OTHERS[place]} " if place in OTHERS else "", told["room"][place]
     for number, blend in enumerate(told["encoders"][place]):
         for words in blend:
             share = "" if len(blend) == 1 else f" share {words['share']:g}"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sfumato.text.t5 import T5Tokens
 
 BUILT_IN = "emoji"
+BLANKS = ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")
+"""What stands for a blank in the vocabularies of SentencePiece and of bytes."""
 
 
 def facts(
@@ -21,8 +23,8 @@ def facts(
 ) -> dict[str, Any]:
     """All that is to be told of the prompt ``text``; ``model`` is a family or a checkpoint's path.
 
-    ``vocabulary`` is T5's, a file or folder, where ``model`` is not a folder that has it. UnknownName for a model that
-    is neither; InvalidRequest for one whose prompts are read by neither CLIP nor T5.
+    ``vocabulary`` is T5's or the language model's, a file or folder, where ``model`` is not a folder that has it.
+    UnknownName for a model that is neither; InvalidRequest for one that reads no sentences.
     """
     from sfumato.text.prompt.dialects import embeddings, parse
     from sfumato.text.prompt.schedule import timeline
@@ -30,6 +32,8 @@ def facts(
     if not 1 <= steps <= 1000:
         raise InvalidRequest(f"steps = {steps} is outside what is allowed: 1 to 1000")
     name, reads, tokens = reader(model, vocabulary)
+    if reads is not None and reads.language:
+        dialect = "plain"  # which is how language models read
     parsed = parse(text, dialect)
     named = embeddings(parsed)
     line = timeline(parsed, steps)
@@ -41,6 +45,8 @@ def facts(
         room = dict.fromkeys(see, 75)
         if reads.t5 and tokens is not None:
             see["text_3"], room["text_3"] = t5(reads, tokens, dialect), reads.t5 - 1
+        if reads.language and tokens is not None:
+            see["language"], room["language"] = language(name, tokens), reads.language
     return {
         "prompt": text,
         "room": room,
@@ -59,12 +65,19 @@ def facts(
             place: [[one(words) for words in part.words] for part in line.conditions]
             for place, one in see.items()
         },
-        "unseen": ["text_3"] if reads is not None and reads.t5 and tokens is None else [],
+        "unseen": [
+            place
+            for place, many in (
+                ("text_3", reads.t5 if reads else 0),
+                ("language", reads.language if reads else 0),
+            )
+            if many and tokens is None
+        ],
     }
 
 
 def reader(model: str, vocabulary: str | Path | None) -> tuple[str, Reads | None, T5Tokens | None]:
-    """The name under which ``model`` reads, what it reads by (None: the built-in encoder), and T5's vocabulary."""
+    """The name under which ``model`` reads, what it reads by (None: the built-in encoder), and the vocabulary."""
     from sfumato.families.reads import READS, reads_of
     from sfumato.text.t5 import T5Tokens
 
@@ -90,21 +103,24 @@ def reader(model: str, vocabulary: str | Path | None) -> tuple[str, Reads | None
     name = reads_of(report.family or "", report.variant)
     if name is None:
         raise InvalidRequest(
-            f"{path} ({report.title or 'networks without a denoiser'}) reads prompts neither by CLIP nor by T5, "
-            "which is what is shown here"
+            f"{path} ({report.title or 'networks without a denoiser'}) reads no sentences, or by encoders that are not "
+            "shown here"
         )
-    if READS[name].t5 and tokens is None and path.is_dir():
-        tokens = _words_in(path)
+    if (READS[name].t5 or READS[name].language) and tokens is None and path.is_dir():
+        tokens = _words_in(path, ("tokenizer", ".") if READS[name].language else TOKENIZERS)
     return name, READS[name], tokens
 
 
-def _words_in(folder: Path) -> T5Tokens | None:
-    """T5's vocabulary in a diffusers folder, None if there is none."""
+TOKENIZERS = ("tokenizer_3", "tokenizer_2", "tokenizer", ".")
+"""Where T5's vocabulary is in folders; in other families CLIP's has these places, and merges beside it."""
+
+
+def _words_in(folder: Path, places: tuple[str, ...]) -> T5Tokens | None:
+    """T5's or the language model's vocabulary in a diffusers folder, None if there is none."""
     from sfumato.text.t5 import NAMES, T5Tokens
 
-    for place in ("tokenizer_3", "tokenizer_2", "tokenizer", "."):
-        # CLIP's folders may have a tokenizer.json too, and beside it the merges that T5's do not have.
-        clip = (folder / place / "merges.txt").is_file()
+    for place in places:
+        clip = places is TOKENIZERS and (folder / place / "merges.txt").is_file()
         if not clip and any((folder / place / name).is_file() for name in NAMES):
             return T5Tokens.load(folder / place)
     return None
@@ -155,11 +171,35 @@ def t5(reads: Reads, tokens: T5Tokens, dialect: str) -> Callable[[Words], dict[s
     return see
 
 
+def language(name: str, tokens: T5Tokens) -> Callable[[Words], dict[str, Any]]:
+    """What the language model of the family ``name`` sees of words: they, and what is written around them."""
+    from types import SimpleNamespace
+
+    from sfumato.condition import Prompt
+    from sfumato.families import lumina, sana, zimage
+    from sfumato.families.family import Kit
+    from sfumato.text.prompt.parts import Part, bare
+    from sfumato.text.prompt.single import Single
+
+    readers = {"lumina2": lumina.READER, "z-image": zimage.READER, "sana": sana.READER}
+    kind = SimpleNamespace(config=SimpleNamespace(kind="qwen3" if name == "z-image" else "gemma2"))
+    kit = Kit(nets={"language": kind}, parts={}, tokens=tokens)
+
+    def see(words: Words) -> dict[str, Any]:
+        prompt = Prompt(text=bare(Part((words,))))
+        ids, read = readers[name].ids(kit, prompt), readers[name].read(kit, prompt)
+        dropped = 0 if readers[name].behind else len(ids) - len(read)
+        row = Single(tuple(read), (1.0,) * len(read), dropped)
+        return _one_row(words, row, ends_before([tokens.piece(i) for i in read]))
+
+    return see
+
+
 def ends_before(pieces: list[str]) -> list[str]:
-    """Pieces of SentencePiece, which mark where a word begins, with the mark of CLIP's where one ends."""
-    begins = [piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces]
+    """Pieces that mark where a word begins, as T5's and language models', with the mark of CLIP's where one ends."""
+    begins = [piece.startswith(BLANKS) for piece in pieces]
     return [
-        piece.lstrip("\N{LOWER ONE EIGHTH BLOCK}") + ("</w>" if end else "")
+        piece.lstrip("".join(BLANKS)) + ("</w>" if end else "")
         for piece, end in zip(pieces, [*begins[1:], True], strict=True)
     ]
 

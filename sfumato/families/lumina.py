@@ -10,6 +10,7 @@ from dataclasses import replace
 from sfumato.families.family import is_kind
 from sfumato.families.flows import FLUX
 from sfumato.families.reader import Reader
+from sfumato.families.reads import READS
 from sfumato.process.schedule import Flow
 
 BEFORE = (
@@ -17,7 +18,10 @@ BEFORE = (
     "based on textual prompts or user prompts. <Prompt Start> "
 )
 """What stands before every prompt, but not before negative ones."""
-READER = Reader(length=256, written=lambda prompt: prompt.text if prompt.negative else BEFORE + prompt.text)
+READER = Reader(
+    length=READS["lumina2"].language,
+    written=lambda prompt: prompt.text if prompt.negative else BEFORE + prompt.text,
+)
 """How Gemma 2 reads for it."""
 
 LUMINA = replace(

@@ -32,6 +32,12 @@ class Reader:
         """All tokens of ``prompt``, however many, with that which says that a text begins where there is one."""
         return self._split(kit, ("" if prompt.negative else self.behind) + self.written(prompt))
 
+    def read(self, kit: Kit, prompt: Prompt) -> list[int]:
+        """The tokens of ``prompt`` whose states are read."""
+        room = self._room(kit, prompt)
+        kept = self.ids(kit, prompt)[:room]
+        return [*kept[:1], *kept[room - self.length + 1 :]]
+
     def dropped(self, kit: Kit, prompt: Prompt) -> list[str]:
         """What is not read of a long ``prompt``."""
         over = len(self.ids(kit, prompt)) - self._room(kit, prompt)

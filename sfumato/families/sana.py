@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from sfumato.families.dcae import SCALE
 from sfumato.families.family import Family, Parts, is_kind
+from sfumato.families.flows import flux_request
 from sfumato.families.reader import Reader
+from sfumato.families.reads import READS
 from sfumato.model import Defaults
 from sfumato.process.schedule import Flow
 
@@ -33,7 +35,12 @@ BEHIND = "\n".join(
     )
 )
 """What stands before every prompt, as in training (Xie et al. 2024, section 2.3: complex human instruction)."""
-READER = Reader(length=300, written=lambda prompt: prompt.text.lower().strip(), skip=0, behind=BEHIND)
+READER = Reader(
+    length=READS["sana"].language,
+    written=lambda prompt: prompt.text.lower().strip(),
+    skip=0,
+    behind=BEHIND,
+)
 """How Gemma 2 reads for it."""
 LARGE = 128
 """The side of the latents from which on the flow is shifted more (4096 pixels)."""
@@ -72,3 +79,16 @@ SANA = Family(
     words="tokenizer",
 )
 SANA_4K = replace(SANA, variant="4K", title="SANA 4K", fits=is_large, schedule=Flow(6.0, t_max=0.999))
+SPRINT = replace(
+    SANA,
+    variant="Sprint",
+    title="SANA-Sprint",
+    fits=lambda parts: is_kind("sana")(parts) and parts["denoiser"].config.guidance,
+    schedule=Flow(),
+    clock="t",
+    defaults=replace(
+        SANA.defaults, steps=2, sampler="lcm", grid="trig(middle=1.3)", unit_start=False, distilled=True
+    ),
+    request=flux_request,
+)
+"""Distilled to a few steps: TrigFlow, which is a rectified flow by another time and scale (Chen et al. 2025, section 3.1)."""

@@ -11,6 +11,7 @@ from sfumato.condition import Prompt
 from sfumato.families.family import is_kind
 from sfumato.families.flows import FLUX
 from sfumato.families.reader import Reader
+from sfumato.families.reads import READS
 from sfumato.process.schedule import Flow
 
 
@@ -19,7 +20,7 @@ def written(prompt: Prompt) -> str:
     return f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-READER = Reader(length=512, written=written)
+READER = Reader(length=READS["z-image"].language, written=written)
 """How Qwen 3 reads for it."""
 
 BASE = replace(

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sfumato.cli.main import main
+from sfumato.condition import Prompt
 from tests.peers.further import further
 from tests.peers.tiny import t5_tokenizer
 
@@ -64,7 +66,7 @@ def test_t5_reads_its_own_row(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert small == "T5 (0) row 1, 3 of 119 tokens: a red:1.5 cat\n"
     assert "181 more tokens are not read" in told(capsys, "cat " * 300, "-m", "pixart", *words)
     assert told(capsys, "a cat", "-m", "chroma") == (
-        "T5's vocabulary comes with a checkpoint: give it with --tokens to see what T5 reads\n"
+        "the vocabulary of T5 comes with a checkpoint: give it with --tokens to see what it reads\n"
     )
 
 
@@ -76,7 +78,25 @@ def test_a_checkpoint_tells_how_its_prompts_are_read(
     assert shown == "T5 (0) row 1, 3 of 299 tokens: a red:1.5 cat\n"
     dit = further("dit", tmp_path / "dit")
     assert main(["prompt", "9", "-m", str(dit.peer.folder)]) == 2
-    assert "neither by CLIP nor by T5" in capsys.readouterr().err
+    assert "reads no sentences" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lumina", "z-image turbo", "sana"])
+def test_a_language_model_sees_what_is_written_around_a_prompt(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The tokens whose states the model's own conditions are made of: as many, and the text's own at their end."""
+    case = further(name, tmp_path)
+    text = "a (red:1.5) cat"
+    found = json.loads(told(capsys, text, "-m", str(case.peer.folder), "--json"))
+    (row,) = found["encoders"]["language"][0][0]["sections"][0]["rows"]
+    cond = case.model(torch.float32).conditioner([Prompt(text=text)])
+    assert cond.mask is not None
+    assert len(row) == int(cond.mask.sum())
+    assert {token["weight"] for token in row} == {1.0}
+    shown = told(capsys, text, "-m", str(case.peer.folder))
+    assert f"{len(row)} of {found['room']['language']} tokens" in shown
+    assert shown.endswith("a language model reads the prompt as it is written, marks included\n")
 
 
 def test_wildcards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
