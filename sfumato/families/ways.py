@@ -188,6 +188,8 @@ REFUSED: dict[str, str] = {
 """Denoisers, and pipelines whose denoiser's class is native, that are refused, and why."""
 
 
+SHARED = ("UNet2DConditionModel",)
+"""Classes that are native too, as most pipelines call them."""
 FILMS = ("3D", "Video", "Audio", "AnimateDiff", "Motion")
 """Parts of the names of what makes films or sounds."""
 
@@ -206,6 +208,6 @@ def refusal(pipeline: str, denoiser: str) -> str:
     known = way is not None and pipeline in way.pipelines
     if not known and any(word in name for name in (pipeline, denoiser) for word in FILMS):
         return "it makes films or sounds, and only what makes single pictures is wrapped"
-    if way is not None and pipeline and not known:
+    if way is not None and pipeline and not known and denoiser not in SHARED:
         return f"it calls {denoiser} otherwise than {' and '.join(way.pipelines)}, as which it is known here"
     return ""

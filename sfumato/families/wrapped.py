@@ -25,7 +25,7 @@ from sfumato.families.encoded import READ
 from sfumato.families.listing import NATIVE_CLASSES
 from sfumato.families.sincos import check_plain, class_of, labels_of
 from sfumato.families.told import Process
-from sfumato.families.ways import Way, refusal, way_of
+from sfumato.families.ways import SHARED, Way, refusal, way_of
 from sfumato.families.wrapped_codec import codec_of
 from sfumato.families.wrapped_process import SOLVER, process_of, unshifted, whole
 from sfumato.model import Beside, Conditioner, Defaults, Model, Seams
@@ -45,7 +45,7 @@ def is_for(path: Path) -> bool:
     try:
         index = read_json(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
         named, pipeline = denoiser_of(index)[1], pipeline_of(index)
-        if refusal(pipeline, "") or (named == "UNet2DConditionModel" and way_of(pipeline, named)):
+        if refusal(pipeline, "") or (named in SHARED and way_of(pipeline, named)):
             return True
         for config in (path / "unet" / "config.json", path / "config.json"):
             if named == "UNet2DModel" and config.is_file():

@@ -21,7 +21,7 @@ from sfumato.condition import Prompt
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.encoded import asked, returned, usual
 from sfumato.families.listing import NATIVE_CLASSES
-from sfumato.families.ways import FILMS, REFUSED, WAYS
+from sfumato.families.ways import FILMS, REFUSED, WAYS, refusal
 from sfumato.families.wrapped import is_for, load_wrapped, wrapped
 from sfumato.loaded import Loaded
 from sfumato.model import Model
@@ -300,6 +300,16 @@ def test_what_is_refused_is_refused_before_anything_is_read(pipeline: str, tmp_p
     assert is_for(tmp_path)
     with pytest.raises(WeightsError, match=f"is a folder of {pipeline}, which is not wrapped: .*{why}"):
         sfumato.load(str(tmp_path))
+
+
+def test_nothing_is_said_against_native_pipelines(tmp_path: Path) -> None:
+    told = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(told), "utf-8")
+    assert not is_for(tmp_path)
+    assert not refusal("StableDiffusionPipeline", "UNet2DConditionModel")
+    kolors = {**told, "_class_name": "KolorsPipeline"}
+    (tmp_path / "model_index.json").write_text(json.dumps(kolors), "utf-8")
+    assert is_for(tmp_path)
 
 
 def test_refusals_are_of_classes_that_there_are() -> None:
