@@ -27,7 +27,7 @@ from tests.peers.pipelines import PIPELINES, peer
 from tests.peers.single_files import single_file
 from tests.weights import ggufs
 
-CASES = {"sd1": "kohya", "sdxl": "diffusers", "sd3": "kohya", "flux": "kohya", "sd2 v": "kohya"}
+CASES = {"sdxl": "diffusers", "sd3": "kohya", "sd2 v": "kohya"}
 
 
 class Made:
@@ -46,7 +46,7 @@ class Made:
         for seed, path in enumerate(self.adapters):
             draws = torch.Generator().manual_seed(seed)
             own = {where: drawn(network, draws, seed) for where, network in places.items()}
-            save_adapter(path, trained(own), places, CASES[name])
+            save_adapter(path, trained(own), places, CASES.get(name, "kohya"))
         self.asked = [f"{path}:{strength}" for path, strength in zip(self.adapters, (0.8, -0.5), strict=True)]
 
     def load(self, path: Path, dtype: str = "float32", **more: Any) -> Loaded:
