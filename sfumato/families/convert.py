@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from sfumato.errors import InvalidRequest, OutputError, WeightsError
-from sfumato.families import pixel_settings, settings
+from sfumato.families import languages, pixel_settings, settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
+from sfumato.families.clip_tokenizer import clip_tokenizer
 from sfumato.families.folders import KEPT, copy_settings, into_folder, write_json
 from sfumato.families.inspect import Report, inspect
 from sfumato.families.looks import POOLING
@@ -63,6 +64,12 @@ SINGLE = {
 """Of each family, under which prefix and in which layout its single file keeps each place."""
 SINGLE["sdxl-refiner"] = {**SINGLE["sdxl"], "text_2": ("conditioner.embedders.0.model.", "original")}
 SINGLE["x4"] = SINGLE["sd2"]
+for _family, _whole in languages.WHOLE.items():
+    SINGLE[_family] = {
+        "denoiser": ("model.diffusion_model.", "original"),
+        "vae": ("vae.", "original"),
+        "language": (f"text_encoders.{_whole.reads}.transformer.", "original"),
+    }
 
 
 @dataclass(frozen=True)
@@ -269,7 +276,7 @@ class _Job:
                 name = settings.FOLDER_OF[self.family][place].replace("text_encoder", "tokenizer")
                 opened = place == "text_2" or self.family in ("sd2", "x4")
                 (folder / name).mkdir(exist_ok=True)
-                files = settings.clip_tokenizer("!" if opened else "<|endoftext|>", part.config.length)
+                files = clip_tokenizer("!" if opened else "<|endoftext|>", part.config.length)
                 for file, data in files.items():
                     write_bytes(folder / name / file, data)
         write_json(folder / "model_index.json", index)
@@ -366,6 +373,11 @@ def _unsure(family: str | None, parts: Mapping[str, Part]) -> list[str]:
     if "text_3" in parts:
         notes.append(
             "T5's tokenizer is not in the source: put it into the folder (spiece.model or tokenizer.json)"
+        )
+    if "language" in parts:
+        whose = LANGUAGES[parts["language"].kind]
+        notes.append(
+            f"{whose}'s tokenizer is not in the source: put it into the folder (tokenizer/tokenizer.json)"
         )
     if family is None and any(part.kind in ("vae", "dcae") for part in parts.values()):
         notes.append(

@@ -24,19 +24,22 @@ from sfumato.nn.zimage import ZImageConfig
 class Known:
     """A language model that transformers has; ``classes`` is how the names of its ``Config`` and ``Model`` begin.
 
+    ``tokenizer`` is its tokenizer's class.
+
     ``head`` is how many values a head has in its published sizes, ``begin`` the token at the beginning of every text,
     None if there is none. ``usual`` are settings that neither shapes nor the classes' defaults tell.
     """
 
     classes: str
+    tokenizer: str
     head: int
     begin: int | None = None
     usual: Mapping[str, Any] = field(default_factory=dict)
 
 
 KNOWN = {
-    "gemma2": Known(classes="Gemma2", head=256, begin=2),
-    "qwen3": Known(classes="Qwen3", head=128, usual={"rope_theta": 1000000.0}),
+    "gemma2": Known(classes="Gemma2", tokenizer="GemmaTokenizerFast", head=256, begin=2),
+    "qwen3": Known(classes="Qwen3", tokenizer="Qwen2Tokenizer", head=128, usual={"rope_theta": 1000000.0}),
 }
 """The language models by the kind of their networks."""
 SMALL = {"num_hidden_layers": 1, "vocab_size": 8, "intermediate_size": 8, "pad_token_id": 0}
@@ -134,6 +137,32 @@ def zimage(shapes: Shapes, layout: str) -> ZImageConfig:
         clock=shapes["t_embedder.mlp.0.weight"][0],
         axes=(head // 4, 3 * head // 8, 3 * head // 8),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A family whose networks circulate in one file too: the class of its ``pipeline`` and its ``shift`` in folders.
+
+    ``reads`` is how the file calls its language model.
+    """
+
+    pipeline: str
+    shift: float
+    reads: str
+
+
+WHOLE = {
+    "lumina2": Whole(pipeline="Lumina2", shift=6.0, reads="gemma2_2b"),
+    "z-image": Whole(pipeline="ZImage", shift=6.0, reads="qwen3_4b"),
+    "z-image-turbo": Whole(pipeline="ZImage", shift=3.0, reads="qwen3_4b"),
+}
+"""These families by name; their autoencoder is FLUX.1's."""
+
+
+def language_settings(config: LanguageConfig) -> dict[str, Any]:
+    """The ``config.json`` of a language model of ``config``."""
+    classes = KNOWN[config.kind].classes
+    return {"architectures": [f"{classes}Model"], "model_type": config.kind, **config.told}
 
 
 def lumina_settings(config: LuminaConfig) -> dict[str, Any]:

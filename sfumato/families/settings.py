@@ -6,10 +6,7 @@ the libraries' defaults.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from sfumato.errors import WeightsError
@@ -19,6 +16,7 @@ from sfumato.nn.chroma import ChromaConfig
 from sfumato.nn.clip import ClipConfig
 from sfumato.nn.dcae import DcaeConfig
 from sfumato.nn.flux import FluxConfig
+from sfumato.nn.language import LanguageConfig
 from sfumato.nn.lumina import LuminaConfig
 from sfumato.nn.mmdit import MMDiTConfig
 from sfumato.nn.sana import SanaConfig
@@ -28,7 +26,6 @@ from sfumato.nn.tiny import TinyConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VaeConfig
 from sfumato.nn.zimage import ZImageConfig
-from sfumato.text.clip import MERGES, pipeline
 
 Settings = dict[str, Any]
 
@@ -46,6 +43,10 @@ FOLDER_OF = {
         "text_3": "text_encoder_3",
     },
     "flux": {"denoiser": "transformer", "vae": "vae", "text": "text_encoder", "text_3": "text_encoder_2"},
+    **{
+        name: {"denoiser": "transformer", "vae": "vae", "language": "text_encoder"}
+        for name in languages.WHOLE
+    },
 }
 """Of each family, the folder of each place."""
 
@@ -56,7 +57,7 @@ LATENT = {
     "sdxl": (0.13025, None),
     "sdxl-refiner": (0.13025, None),
     "sd3": (1.5305, 0.0609),
-    "flux": (0.3611, 0.1159),
+    **dict.fromkeys(("flux", *languages.WHOLE), (0.3611, 0.1159)),
 }
 """Of each family, the latent's scale and shift."""
 
@@ -68,13 +69,13 @@ _PIPELINES = {
     "x4": "StableDiffusionUpscale",
     "sd3": "StableDiffusion3",
     "flux": "Flux",
+    **{family: whole.pipeline for family, whole in languages.WHOLE.items()},
 }
 _VARIANTS = {"inpainting": "Inpaint", "instruct": "InstructPix2Pix"}
 _VARIANTS |= {name: name for name in ("Fill", "Control", "Kontext")}
 _STEPS = {"num_train_timesteps": 1000}
 _LATENT_BETAS = {**_STEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _UPSCALER_BETAS = {**_STEPS, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
-START_WORD, END_WORD = "<|startoftext|>", "<|endoftext|>"
 _LONG = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
@@ -283,6 +284,7 @@ _TELL: dict[type, Callable[[Any], Settings]] = {
     SincosConfig: _pixart,
     LuminaConfig: languages.lumina_settings,
     ZImageConfig: languages.zimage_settings,
+    LanguageConfig: languages.language_settings,
     SanaConfig: dcae.sana_settings,
     **looks.SETTINGS,
 }
@@ -328,11 +330,12 @@ def schedulers(
         high = {"_class_name": "DDIMScheduler", **_UPSCALER_BETAS, "steps_offset": 1, **steps, **told}
         return {"scheduler": high, "low_res_scheduler": low}
     name = "FlowMatchEulerDiscreteScheduler"
-    if family == "sd3":
-        return {"scheduler": {"_class_name": name, **_STEPS, "shift": 3.0}}
+    if family == "sd3" or family in languages.WHOLE:
+        shift = 3.0 if family == "sd3" else languages.WHOLE[family].shift
+        return {"scheduler": {"_class_name": name, **_STEPS, "shift": shift}}
     line = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
-    shift = {"shift": 3.0 if guided else 1.0, "use_dynamic_shifting": guided}
-    return {"scheduler": {"_class_name": name, **_STEPS, **line, **shift}}
+    moves = {"shift": 3.0 if guided else 1.0, "use_dynamic_shifting": guided}
+    return {"scheduler": {"_class_name": name, **_STEPS, **line, **moves}}
 
 
 def index(
@@ -347,7 +350,12 @@ def index(
             told[folder] = [None, None]
             continue
         kind = parts[place].kind
-        if kind in ("clip", "t5"):
+        if (known := languages.KNOWN.get(kind)) is not None:
+            told |= {
+                folder: ["transformers", f"{known.classes}Model"],
+                "tokenizer": ["transformers", known.tokenizer],
+            }
+        elif kind in ("clip", "t5"):
             projected = is_projected(family, place)
             name = "T5EncoderModel" if kind == "t5" else "CLIPTextModel" + "WithProjection" * projected
             told[folder] = ["transformers", name]
@@ -356,7 +364,7 @@ def index(
         else:
             told[folder] = ["diffusers", network(parts[place], family)["_class_name"]]
     for place, folder in folders.items():
-        if place.startswith("text") and place not in parts:
+        if folder.startswith("text") and place not in parts:
             told[folder.replace("text_encoder", "tokenizer")] = [None, None]
     for name, settings in (walk or schedulers(family, "eps", False, True)).items():
         told[name] = ["diffusers", settings["_class_name"]]
@@ -373,34 +381,3 @@ def index(
 def is_projected(family: str | None, place: str) -> bool:
     """Whether the CLIP encoder at ``place`` is the class with a projection."""
     return family == "sd3" or place == "text_2"
-
-
-@cache
-def _clip_words() -> tuple[bytes, bytes]:
-    """The vocabulary and the merges of CLIP, as a tokenizer's folder has them."""
-    found = pipeline().get_vocab(with_added_tokens=False)
-    names = [*sorted(found, key=lambda name: found[name]), START_WORD, END_WORD]
-    numbers = {name: number for number, name in enumerate(names)}
-    told = json.dumps(numbers, ensure_ascii=False, separators=(",", ":"))
-    return told.encode(), b"#version: 0.2\n" + gzip.decompress(MERGES.read_bytes())
-
-
-def clip_tokenizer(pad: str, length: int) -> dict[str, bytes]:
-    """The files of the folder of a CLIP tokenizer that fills rows of ``length`` with ``pad``."""
-    words, merges = _clip_words()
-    told = {
-        "tokenizer_class": "CLIPTokenizer",
-        "bos_token": START_WORD,
-        "eos_token": END_WORD,
-        "unk_token": END_WORD,
-        "pad_token": pad,
-        "model_max_length": length,
-        "do_lower_case": True,
-        "add_prefix_space": False,
-        "errors": "replace",
-    }
-    return {
-        "vocab.json": words,
-        "merges.txt": merges,
-        "tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode(),
-    }

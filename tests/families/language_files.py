@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sfumato.families.checkpoint import Part, open_checkpoint
+from sfumato.families.convert import convert
 from sfumato.families.inspect import inspect
 from sfumato.families.shapes import Shapes
 from sfumato.weights.load import load_into
@@ -41,14 +43,41 @@ def in_one_file(folder: Path, file: Path, language: str, more: Mapping[str, Tens
         for place, prefix in (
             ("denoiser", "model.diffusion_model."),
             ("vae", "vae."),
-            ("language", f"text_encoders.{language}.transformer.model."),
+            (
+                "language",
+                f"text_encoders.{language}.transformer.model.",
+            ),  # as those of the class without a head
         ):
             part = open_checkpoint(source).parts[place]
             module = load_into(part.make, part.source, part.table, part.layout)
-            save_module(file.with_name(f"{place}.safetensors"), module, part.table, "original")
+            layout = "original" if place != "language" else part.layout
+            save_module(file.with_name(f"{place}.safetensors"), module, part.table, layout)
             found = load_file(file.with_name(f"{place}.safetensors"))
             held |= {prefix + name: tensor for name, tensor in found.items()}
     save_file(held, file)
+
+
+def there_and_back(file: Path, tokenizer: Path, kind: Any) -> Path:
+    """The folder that ``file`` becomes, with ``tokenizer``: ``kind`` opens it, and it becomes the file again."""
+    folder, back = file.with_name("folder"), file.with_name(f"back_{file.name}")
+    with open_source(file) as source:
+        notes = convert(source, folder, "diffusers").notes
+    assert any("tokenizer is not in the source" in note for note in notes)
+    with open_source(folder) as source:
+        convert(source, back, "original")
+    before, after = load_file(file), load_file(back)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    pipe = kind.from_pretrained(folder)
+    assert type(pipe) is kind
+    for name in ("transformer", "vae", "text_encoder"):
+        found = load_file(next((folder / name).glob("*.safetensors")))
+        held = {key.removeprefix("model."): tensor for key, tensor in found.items()}
+        state = getattr(pipe, name).state_dict()
+        assert held.keys() == state.keys()
+        assert all(torch.equal(state[key], value) for key, value in held.items())
+    return folder
 
 
 def drawn_lora(net: nn.Module, draws: torch.Generator) -> dict[str, Tensor]:

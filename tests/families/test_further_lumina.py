@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import transformers
@@ -34,7 +35,7 @@ from sfumato.text.t5 import T5Tokens
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
 from sfumato.weights.source import open_source
-from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts
+from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts, there_and_back
 from tests.families.test_published import far, walked
 from tests.families.test_published_rows import check, exchanged
 from tests.peers.further import further
@@ -178,6 +179,18 @@ def test_one_file_of_all_networks_as_comfyui_has_it(case: Case, tmp_path: Path) 
         assert (report.family, report.missing) == ("lumina2", ())
         model = load_checkpoint(checkpoint, tokens=T5Tokens.load(case.peer.folder / "tokenizer"))
     task = Text2Image(prompt="a red cat", steps=3, seed=3, size="64x80")
+    assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
+
+
+def test_one_file_becomes_a_folder_and_that_file_again(case: Case, tmp_path: Path) -> None:
+    more = {"model.diffusion_model.norm_final.weight": torch.ones(96)}
+    in_one_file(case.peer.folder, tmp_path / "lumina_2.safetensors", "gemma2_2b", more)
+    folder = there_and_back(
+        tmp_path / "lumina_2.safetensors", case.peer.folder / "tokenizer", diffusers.Lumina2Pipeline
+    )
+    with open_source(folder) as source:
+        model = load_checkpoint(open_checkpoint(source))
+    task = Text2Image(prompt="a red cat", steps=2, seed=3, size="64x64")
     assert torch.equal(walked(model, task)[0], walked(case.model(F32), task)[0])
 
 

@@ -125,9 +125,7 @@ def test_shapes_of_published_size_are_told_and_all_names_have_a_row(name: str) -
             "lumina": lumina,
             "zimage": zimage,
             "sana": sana,
-        }[kind](
-            theirs, "diffusers"
-        )
+        }[kind](theirs, "diffusers")
     told = asdict(config)
     assert {key: told[key] for key in wanted} == wanted
     with torch.device("meta"):

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 import transformers
@@ -30,7 +31,7 @@ from sfumato.text.t5 import T5Tokens
 from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
 from sfumato.weights.source import open_source
-from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts
+from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts, there_and_back
 from tests.families.test_published import far, walked
 from tests.families.test_published_rows import check, exchanged
 from tests.peers.further import further
@@ -113,6 +114,25 @@ def test_one_file_of_all_networks_as_comfyui_has_it(case: Case, whole: Tensor, t
         assert (report.family, report.missing) == ("z-image-turbo", ())
         model = load_checkpoint(checkpoint, tokens=T5Tokens.load(case.peer.folder / "tokenizer"))
     assert torch.equal(walked(model, TASK)[0], whole)
+
+
+@pytest.mark.parametrize(("name", "shift"), [("z_image_turbo", 3.0), ("z_image", 6.0)])
+def test_one_file_becomes_a_folder_and_that_file_again(
+    case: Case, whole: Tensor, tmp_path: Path, name: str, shift: float
+) -> None:
+    more = {
+        "text_encoders.qwen3_4b.transformer.lm_head.weight": torch.ones(260, 48),
+        "model.diffusion_model.norm_final.weight": torch.ones(96),
+    }
+    in_one_file(case.peer.folder, tmp_path / f"{name}.safetensors", "qwen3_4b", more)
+    folder = there_and_back(
+        tmp_path / f"{name}.safetensors", case.peer.folder / "tokenizer", diffusers.ZImagePipeline
+    )
+    with open_source(folder) as source:
+        model = load_checkpoint(open_checkpoint(source))
+    assert model.denoiser.schedule.shift == shift
+    if shift == 3:
+        assert torch.equal(walked(model, TASK)[0], whole)
 
 
 @pytest.mark.parametrize("flat", ["F32", "BF16"])

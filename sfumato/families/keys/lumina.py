@@ -100,7 +100,7 @@ HEAD = "lm_head.weight"
 
 
 def language_table(config: LanguageConfig) -> KeyTable:
-    """The rows for a language model of ``config``: the names are transformers' own."""
+    """The rows for a language model of ``config``: the names are transformers' own, in files of those with a head."""
     names = ("embed_tokens", "norm", *(f"layers.{i}" for i in range(config.layers)))
-    rows = [(f"model.{name}", config.prefix + name, config.prefix + name) for name in names]
+    rows = [(f"model.{name}", f"model.{name}", config.prefix + name) for name in names]
     return KeyTable.of(rows, ignore={layout: [HEAD] for layout in LAYOUTS})
