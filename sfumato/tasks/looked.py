@@ -18,7 +18,7 @@ STRONGEST = 10.0
 DESCRIPTION = (
     "a picture that is part of the prompt, for models that read some, and how strongly it is seen: FILE or FILE:0.5"
 )
-_STRENGTH = re.compile(r"(?P<file>.+):(?P<strength>\d+\.?\d*|\.\d+)", re.DOTALL)
+_STRENGTH = re.compile(r"(?P<file>.+):(?P<strength>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.DOTALL)
 
 
 def parted(value: Any) -> tuple[Any, float]:

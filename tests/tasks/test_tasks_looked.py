@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -116,7 +118,7 @@ def test_pictures_are_written_in_many_ways(tmp_path: Path) -> None:
     Image.fromarray(SEEN).save(name)
     Image.fromarray(SEEN).save(tmp_path / "cat:1.png")
     (tmp_path / "cat:1.png").rename(tmp_path / "cat:1")
-    for given, strength in (
+    for written, strength in (
         (str(name), 1.0),
         (f"{name}:0.25", 0.25),
         (f"{name}:2", 2.0),
@@ -127,7 +129,7 @@ def test_pictures_are_written_in_many_ways(tmp_path: Path) -> None:
         ([Image.fromarray(SEEN), 3], 3.0),
         (SEEN, 1.0),
     ):
-        for value in ([given], given) if not isinstance(given, tuple | list) else ([given],):
+        for value in ([written], written) if not isinstance(written, tuple | list) else ([written],):
             task, _ = request("text2image", prompt="x", look=value)
             assert task.look == (Look(SEEN, Raster(SEEN).hash, strength),)
     task, _ = request("text2image", prompt="x", look=[name, (name, 0.5)])
@@ -141,6 +143,11 @@ def test_pictures_are_written_in_many_ways(tmp_path: Path) -> None:
     _, notes = read_looks(np.dstack([SEEN, np.full(SEEN.shape[:2], 9, np.uint8)]))
     assert [note[:6] for note in notes] == ["look: "] * len(notes)
     assert notes
+
+
+@given(name=st.text(min_size=1), strength=st.floats(allow_nan=False, allow_infinity=False))
+def test_a_strength_behind_a_name_is_read_as_it_was_written(name: str, strength: float) -> None:
+    assert parted(f"/no-such-folder/{name}:{strength!r}") == (f"/no-such-folder/{name}", strength)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_what_is_no_picture_is_told(look: Any, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "given", "fault"),
+    ("arguments", "pictures", "fault"),
     [
         (
             {"look": [1.0], "parents": {"look": ["a"]}},
@@ -181,7 +188,7 @@ def test_what_is_no_picture_is_told(look: Any, fault: str) -> None:
         ({"look": [1.0], "parents": {"seed": ["a"]}, "seed": [1]}, None, "give them: --seed"),
     ],
 )
-def test_recipes_that_are_wrong_are_told(arguments: dict[str, Any], given: Any, fault: str) -> None:
+def test_recipes_that_are_wrong_are_told(arguments: dict[str, Any], pictures: Any, fault: str) -> None:
     recipe = Recipe("text2image", "gaussian", "0" * 64, {"prompt": "left", **arguments})
     with pytest.raises(InvalidRequest, match=fault):
-        task_of(recipe, "x.png", {} if given is None else {"look": given}, request)
+        task_of(recipe, "x.png", {} if pictures is None else {"look": pictures}, request)
