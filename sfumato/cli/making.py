@@ -34,7 +34,7 @@ _MODEL: tuple[Any, ...] = (
         "parts",
         multiple=True,
         type=click.Path(path_type=Path),
-        help="a file or folder with networks that the checkpoint lacks: a text encoder, Redux (may be repeated)",
+        help="a file or folder with networks that the checkpoint lacks: text encoders, autoencoder, Redux (repeatable)",
     ),
     click.option("--packed", is_flag=True, help="keep 8-bit and GGUF weights in memory as the file has them"),
     click.option("--refiner", help="a checkpoint that goes on where little noise is left"),
