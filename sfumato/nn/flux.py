@@ -111,7 +111,7 @@ class Flux(nn.Module):
     ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
-        ``tokens`` (B, S, tokens), of which padding counts like the rest (``mask`` is not read); ``vector`` (B,
+        ``tokens`` (B, S, tokens), of which those count where ``mask`` (B, S) is True, all without it; ``vector`` (B,
         vector); ``guidance`` (B,) the strength of distilled guidance; ``reference`` (B, C, H', W') a picture's
         latents to look at (Kontext). Sides are even; ValueError otherwise. ``manner``, ``regions``, ``owner`` and
         ``counts`` are Cond's.
@@ -128,7 +128,8 @@ class Flux(nn.Module):
         turn = axis_angles(torch.cat(places).to(x.device), self.config.axes, self.config.theta, wide)
         steer = self.steer(clock, vector, None if guidance is None else 1000 * guidance.double(), x)
         h, text = self.enter(rows), self.words(tokens)
-        told, sides, last = told_of(manner, regions, owner, counts), (height, width), len(self.double_blocks)
+        often = mask if counts is None else counts if mask is None else counts * mask
+        told, sides, last = told_of(manner, regions, owner, often), (height, width), len(self.double_blocks)
         for number, block in enumerate(self.double_blocks):
             h, text = block(h, text, steer, turn, None if told is None else told.at(number, sides))
         count = text.shape[1]
@@ -140,9 +141,9 @@ class Flux(nn.Module):
         return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), 2)
 
 
-def folded(x: Tensor) -> Tensor:
-    """Patches of 2 x 2 as rows: (B, C, H, W) -> (B, H W / 4, 4 C)."""
-    return F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
+def folded(x: Tensor, side: int = 2) -> Tensor:
+    """Patches of ``side`` x ``side`` as rows: (B, C, H, W) -> (B, H W / side^2, side^2 C)."""
+    return F.pixel_unshuffle(x, side).flatten(2).transpose(1, 2)
 
 
 def positions(height: int, width: int, picture: int) -> Tensor:

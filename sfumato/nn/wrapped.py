@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.nn.flux import folded
 from sfumato.nn.wrapped_more import MORE, Call, More
 
 DOORS: dict[str, tuple[str, ...]] = {
@@ -121,7 +122,7 @@ class Wrapped(nn.Module):
         given[self.names["x"]] = folded(x, config.packed) if config.packed else x
         if self.more is not None:
             height, width = x.shape[-2:]
-            beside = None if reference is None else tuple(reference.shape[-2:])
+            beside = None if reference is None else (reference.shape[-2], reference.shape[-1])
             call = Call(x, tokens, mask, vector, self.network.config, config.factor, height, width, beside)
             given |= self.more(call)
         if reference is not None:
@@ -136,11 +137,6 @@ class Wrapped(nn.Module):
         if config.packed:
             out = unfolded(out[:, : x.shape[-2] * x.shape[-1] // config.packed**2], x, config.packed)
         return config.sign * out
-
-
-def folded(x: Tensor, side: int) -> Tensor:
-    """Patches of ``side`` x ``side`` as rows: (B, C, H, W) -> (B, H W / side^2, side^2 C)."""
-    return F.pixel_unshuffle(x, side).flatten(2).transpose(1, 2)
 
 
 def unfolded(rows: Tensor, like: Tensor, side: int) -> Tensor:

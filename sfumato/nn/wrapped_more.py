@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.nn.flux import positions
+
 LENGTH = 128
 """How many tokens each of HiDream's encoders reads."""
 
@@ -29,7 +31,7 @@ class Call:
     factor: int
     height: int
     width: int
-    beside: tuple[int, ...] | None = None
+    beside: tuple[int, int] | None = None
 
     @property
     def wide(self) -> Tensor:
@@ -45,9 +47,7 @@ class Call:
 
 def places(height: int, width: int, like: Tensor, *, first: float = 0, begin: float = 0) -> Tensor:
     """(first, row, column) of each of height x width places, counted from ``begin``: (height width, 3)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    found = torch.stack((torch.full_like(rows, 0), rows, columns), -1).flatten(0, 1).to(like)
-    return found + torch.tensor([first, begin, begin]).to(found)
+    return positions(height, width, 0).to(like) + like.new_tensor([first, begin, begin])
 
 
 def sizes(call: Call) -> dict[str, Any]:
@@ -98,7 +98,8 @@ def flux2(call: Call) -> dict[str, Any]:
     words = F.pad(count[:, None], (3, 0))
     here = places(call.height, call.width, call.wide)
     if call.beside is not None:
-        here = torch.cat((here, places(*call.beside, call.wide, first=10)))
+        height, width = call.beside
+        here = torch.cat((here, places(height, width, call.wide, first=10)))
     here = F.pad(here, (0, 1))
     rows = len(call.x)
     return {"txt_ids": words[None].expand(rows, -1, -1), "img_ids": here[None].expand(rows, -1, -1)}

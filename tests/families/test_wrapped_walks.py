@@ -17,7 +17,7 @@ from sfumato.denoiser import row_levels
 from sfumato.families.ways import WAYS
 from sfumato.families.wrapped import wrapped
 from sfumato.model import Model
-from sfumato.nn.wrapped import folded
+from sfumato.nn.flux import folded
 from sfumato.process.level import Level
 from sfumato.tasks.table import request
 from sfumato.tasks.text2image import Text2Image

@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.errors import InvalidRequest
 from sfumato.guidance.classifier_free import extrapolated
 from sfumato.guidance.kept import kept
-from sfumato.nn.wrapped import folded
+from sfumato.nn.flux import folded
 from sfumato.process.estimate import Estimate
 from sfumato.process.level import Level
 from sfumato.process.prediction import prediction
