@@ -7,7 +7,6 @@ frequencies, changes sides with a smoother filter, and adds the picture, made sm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -16,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.manner import Manner
+from sfumato.nn.adm import passed
 from sfumato.nn.attention import SpatialAttention
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.resnet import GroupNormSiLU, ResBlock, Wrap, grouped
-from sfumato.nn.told import Told, around, told_of
+from sfumato.nn.told import Place, around, told_of
 
 HALF = math.sqrt(0.5)
 GROUPS, LEAST, EPS = 32, 4, 1e-6
@@ -105,6 +105,18 @@ class SongBlock(ResBlock):
         return out
 
 
+class SongLook(SpatialAttention):
+    """Attention of a single head over the places of a map, scaled."""
+
+    def __init__(self, width: int) -> None:
+        """Build it for ``width`` channels."""
+        super().__init__(width, 1, groups=grouped(width, GROUPS, LEAST), eps=EPS)
+
+    def forward(self, x: Tensor, told: Place | None = None) -> Tensor:
+        """Map (B, width, H, W) to the same shape; ``told`` is what is not as usual."""
+        return super().forward(x, told) * HALF
+
+
 class Smaller(nn.Module):
     """The picture, or what it became a level before, with half the sides: a 3x3 convolution, filtered afterwards."""
 
@@ -147,7 +159,7 @@ class SongUNet(nn.Module):
         def stage(inner: int, outer: int, looks: bool, change: float = 1.0) -> nn.ModuleDict:
             made: dict[str, nn.Module] = {"block": SongBlock(inner, outer, config.clock, sides, change)}
             if looks:
-                made["look"] = SpatialAttention(outer, 1, groups=grouped(outer, GROUPS, LEAST), eps=EPS)
+                made["look"] = SongLook(outer)
             return nn.ModuleDict(made)
 
         self.down, self.up, self.beside = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -219,13 +231,3 @@ class SongUNet(nn.Module):
         for layer in self.clock:
             steer = F.silu(layer(steer))
         return steer
-
-
-def passed(layer: nn.Module, x: Tensor, steer: Tensor, told: Told | None, numbers: Iterator[int]) -> Tensor:
-    """``x`` through a stage: a block, and attention where there is one. The arguments are as in ``adm.passed``."""
-    assert isinstance(layer, nn.ModuleDict)
-    x = layer["block"](x, steer, None if told is None else told.wrap)
-    if "look" in layer:
-        at = None if told is None else told.at(next(numbers), (x.shape[-2], x.shape[-1]))
-        x = layer["look"](x, at) * HALF
-    return x

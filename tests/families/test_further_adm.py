@@ -276,6 +276,29 @@ FULL: dict[str, tuple[dict[str, Any], adm.Trained]] = {
         },
         adm.Trained(side=64, heads=4, cosine=True, steps=4000, rate=0.25),
     ),
+    "older 64 by class": (
+        {
+            "model_channels": 192,
+            "channel_mult": (1, 2, 3, 4),
+            "num_res_blocks": 3,
+            "levels": (2, 3),
+            "num_heads": 4,
+            "resblock_updown": False,
+        },
+        adm.Trained(side=64, heads=4, cosine=True, steps=4000),
+    ),
+    "older LSUN": (
+        {
+            "model_channels": 128,
+            "channel_mult": (1, 1, 2, 2, 4, 4),
+            "levels": (4,),
+            "num_heads": 1,
+            "use_scale_shift_norm": False,
+            "resblock_updown": False,
+            "num_classes": None,
+        },
+        adm.Trained(side=256, heads=1),
+    ),
     "older CIFAR-10": (
         {
             "model_channels": 128,

@@ -14,13 +14,15 @@ from sfumato.cli.main import main
 from sfumato.condition import Cond, Prompt
 from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
-from sfumato.families.checkpoint import open_checkpoint
+from sfumato.families import edm
+from sfumato.families.checkpoint import NETWORKS, READERS, TABLES, open_checkpoint
 from sfumato.families.convert import convert
 from sfumato.families.inspect import inspect
 from sfumato.families.published import load_checkpoint
 from sfumato.model import Model
 from sfumato.process.level import Level
 from sfumato.tasks.unconditional import Class2Image, Unconditional
+from sfumato.weights.links import links, prove
 from sfumato.weights.load import load_into
 from sfumato.weights.save import save_tensors
 from sfumato.weights.source import open_source
@@ -291,3 +293,52 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     first, second = (opened(one).denoiser.network.state_dict() for one in (path, again))
     for key, tensor in first.items():
         assert torch.equal(second[key], tensor), key
+
+
+DDPMPP = {
+    "img_resolution": 32,
+    "model_channels": 128,
+    "channel_mult": [2, 2, 2],
+    "num_blocks": 4,
+    "attn_resolutions": [16],
+}
+ADM64 = {
+    "img_resolution": 64,
+    "label_dim": 1000,
+    "augment_dim": 0,
+    "model_channels": 192,
+    "channel_mult": [1, 2, 3, 4],
+    "num_blocks": 3,
+    "attn_resolutions": [32, 16, 8],
+}
+FULL: dict[str, tuple[Any, dict[str, Any], tuple[int, str]]] = {
+    "cifar10 vp": (authors.song.SongUNet, DDPMPP, (18, "heun")),
+    "cifar10 ve": (authors.song.SongUNet, {**DDPMPP, **NCSNPP, "label_dim": 0}, (18, "heun")),
+    "ffhq vp": (
+        authors.song.SongUNet,
+        {**DDPMPP, "img_resolution": 64, "channel_mult": [1, 2, 2, 2], "label_dim": 0},
+        (40, "heun"),
+    ),
+    "imagenet adm": (authors.dhariwal.DhariwalUNet, ADM64, (256, "edm")),
+}
+"""The published sizes by the settings of EDM's ``train.py``, and their authors' steps and sampler."""
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_published_sizes(name: str) -> None:
+    kind, more, walk = FULL[name]
+    with torch.device("meta"):
+        net = kind(**{**SMALL, **more})
+    shapes = {key.removeprefix("model."): tuple(t.shape) for key, t in original(net).items()}
+    part = "dhariwal" if kind is authors.dhariwal.DhariwalUNet else "song"
+    config: Any = READERS[part](shapes, "original")
+    with torch.device("meta"):
+        ours = NETWORKS[part](config).state_dict()
+    table = TABLES[part](config)
+    found = links(table, "original", ours)
+    prove(table, "original", found, shapes)
+    for link in found:
+        wanted = link.their_shapes([tuple(ours[one].shape) for one in link.ours])
+        assert [shapes[one] for one in link.theirs] == list(wanted)
+    chosen = edm.defaults(config, edm.DEFAULTS)
+    assert (chosen.steps, chosen.sampler, chosen.width) == (*walk, more["img_resolution"])

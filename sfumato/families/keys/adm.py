@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sfumato.families.keys.unet import BLOCK, Triple
 from sfumato.nn.adm import PixelConfig
 from sfumato.nn.noised import ClassifierConfig
 from sfumato.weights.keys import KeyTable
-
-_BLOCK = (
-    ("norm1", "in_layers.0", "norm1"),
-    ("conv1", "in_layers.2", "conv1"),
-    ("clock", "emb_layers.1", "time_emb_proj"),
-    ("norm2", "out_layers.0", "norm2"),
-    ("conv2", "out_layers.3", "conv2"),
-    ("short", "skip_connection", "conv_shortcut"),
-)
-Triple = tuple[str, str, str]
 
 
 def pixel_table(config: PixelConfig) -> KeyTable:
@@ -92,7 +83,7 @@ def _up(config: PixelConfig) -> Iterator[Triple]:
 
 
 def _block(ours: str, original: str, theirs: str, short: bool = True) -> Iterator[Triple]:
-    for mine, its, other in _BLOCK if short else _BLOCK[:-1]:
+    for mine, its, other in BLOCK if short else BLOCK[:-1]:
         yield f"{ours}.{mine}", f"{original}.{its}", f"{theirs}.{other}"
 
 

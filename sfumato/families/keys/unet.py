@@ -9,7 +9,7 @@ from sfumato.weights.keys import KeyTable
 
 Triple = tuple[str, str, str]
 
-_BLOCK = (
+BLOCK = (
     ("norm1", "in_layers.0", "norm1"),
     ("conv1", "in_layers.2", "conv1"),
     ("clock", "emb_layers.1", "time_emb_proj"),
@@ -17,6 +17,7 @@ _BLOCK = (
     ("conv2", "out_layers.3", "conv2"),
     ("short", "skip_connection", "conv_shortcut"),
 )
+"""A residual block's parts, in all layouts."""
 _LAYER = (
     ("norm1", "norm1"),
     ("self_attention.q", "attn1.to_q"),
@@ -91,7 +92,7 @@ def _rows(config: UNetConfig, ends: str) -> Iterator[Triple]:
 
 
 def _block(ours: str, original: str, diffusers: str) -> Iterator[Triple]:
-    for mine, first, second in _BLOCK:
+    for mine, first, second in BLOCK:
         yield f"{ours}.block.{mine}", f"{original}.{first}", f"{diffusers}.{second}"
 
 
