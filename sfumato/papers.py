@@ -111,6 +111,13 @@ MODELS: dict[str, Paper] = {
         2025,
         "2501.18427",
     ),
+    "chen2025sprint": Paper(
+        "Chen, Junsong and Xue, Shuchen and Zhao, Yuyang and Yu, Jincheng and Paul, Sayak and Chen, Junyu and Cai, Han "
+        "and Xie, Enze and Han, Song",
+        "SANA-Sprint: One-Step Diffusion with Continuous-Time Consistency Distillation",
+        2025,
+        "2503.09641",
+    ),
     "cai2023efficientvit": Paper(
         "Cai, Han and Li, Junyan and Hu, Muyan and Gan, Chuang and Han, Song",
         "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",

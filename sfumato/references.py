@@ -143,6 +143,12 @@ PAPERS: dict[str, Paper] = {
         2023,
         "2310.04378",
     ),
+    "lu2024scm": Paper(
+        "Lu, Cheng and Song, Yang",
+        "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models",
+        2024,
+        "2410.11081",
+    ),
     "zheng2024tcd": Paper(
         "Zheng, Jianbin and Hu, Minghui and Fan, Zhongyi and Wang, Chaoyue and Ding, Changxing and Tao, Dacheng "
         "and Cham, Tat-Jen",

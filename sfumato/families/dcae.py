@@ -55,6 +55,8 @@ def sana(shapes: Shapes, layout: str) -> SanaConfig:
         patch=patch,
         hidden=down[1],
         tokens=words[1],
+        guidance=("cfg_embedder.mlp.0.weight" if original else "time_embed.guidance_embedder.linear_1.weight")
+        in shapes,
         norm=block + ("attn.q_norm.weight" if original else "attn1.norm_q.weight") in shapes,
         side=side,
         extent=float(PLACED) if side >= PLACED else 0.0,
@@ -70,9 +72,16 @@ def told_sana(config: SanaConfig, told: Mapping[str, Any]) -> SanaConfig:
         raise ValueError(
             f"{heads} and {text_heads} heads of a width of {config.width}, {side} patches a side,"
         )
-    step = told.get("interpolation_scale")
+    step, factor = told.get("interpolation_scale"), told.get("timestep_scale", 1)
+    if factor != 1 and not config.guidance:
+        raise ValueError(f"timestep_scale = {factor!r}, which is not followed,")
     return replace(
-        config, heads=heads, text_heads=text_heads, side=side, extent=0.0 if step is None else side / step
+        config,
+        heads=heads,
+        text_heads=text_heads,
+        side=side,
+        extent=0.0 if step is None else side / step,
+        told=float(told.get("guidance_embeds_scale", config.told)),
     )
 
 
@@ -94,6 +103,8 @@ def sana_settings(config: SanaConfig) -> dict[str, Any]:
         "mlp_ratio": config.hidden / config.width,
         "interpolation_scale": config.side / config.extent if config.extent else None,
         "qk_norm": "rms_norm_across_heads" if config.norm else None,
+        "guidance_embeds": config.guidance,
+        "guidance_embeds_scale": config.told,
     }
 
 

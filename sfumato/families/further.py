@@ -72,6 +72,8 @@ def sana(shapes: Shapes, original: bool) -> Facts:
         "inputs": enter[1],
         "tokens": shapes[words][1],
         "norm": f"{block}.weight" in shapes,
+        "guidance": ("cfg_embedder.mlp.0" if original else "time_embed.guidance_embedder.linear_1") + ".weight"
+        in shapes,
     }
     if "pos_embed" in shapes:
         facts["side"] = math.isqrt(shapes["pos_embed"][1])
@@ -133,7 +135,7 @@ def pixels(shapes: Shapes, original: bool) -> Facts:
 def sana_variant(facts: Facts, source: Source, whole: Source) -> str:
     """SANA 1.5 by its norms, and the pictures that it was trained on."""
     side = source.config.get("sample_size", facts.get("side", 32))
-    version = "1.5" if facts["norm"] else "1.0"
+    version = "Sprint" if facts["guidance"] else "1.5" if facts["norm"] else "1.0"
     return f"{version}, {32 * side} pixels" if isinstance(side, int) else version
 
 

@@ -63,10 +63,10 @@ NATIVE = (
     ),
     Listed(
         name="sana",
-        title="SANA and SANA 1.5",
+        title="SANA, SANA 1.5 and SANA-Sprint",
         native=True,
         layouts=BOTH,
-        source="Xie et al. 2024; Xie et al. 2025",
+        source="Xie et al. 2024; Xie et al. 2025; Chen et al. 2025",
     ),
     Listed(name="lumina2", title="Lumina-Image 2", native=True, layouts=BOTH, source="Qin et al. 2025"),
     Listed(

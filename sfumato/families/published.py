@@ -53,6 +53,7 @@ FAMILIES: tuple[Family, ...] = (
     flows.KONTEXT,
     chroma.CHROMA,
     lumina.LUMINA,
+    sana.SPRINT,
     sana.SANA_4K,
     sana.SANA,
     zimage.BASE,

@@ -1,6 +1,6 @@
 """SANA: a transformer of linear attention on a rectified flow that reads Gemma 2, in the latents of DC-AE.
 
-Xie et al. 2024; Xie et al. 2025. Where each value comes from stands in docs/checkpoints.md.
+Xie et al. 2024; Xie et al. 2025; Chen et al. 2025. Where each value comes from stands in docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -91,4 +91,4 @@ SPRINT = replace(
     ),
     request=flux_request,
 )
-"""Distilled to a few steps: TrigFlow, which is a rectified flow by another time and scale (Chen et al. 2025, section 3.1)."""
+"""Distilled to few steps over TrigFlow, a rectified flow by another time and scale (Chen et al. 2025, section 3.1)."""

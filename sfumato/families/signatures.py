@@ -135,8 +135,6 @@ FOREIGN = {
     "Z-Image Omni": "siglip_pad_token",
     "ControlNet of Z-Image": "control_all_x_embedder.2-1.weight",
     "OmniGen2": "image_index_embedding",
-    "SANA Sprint": "cfg_embedder.mlp.0.weight",
-    "SANA Sprint (diffusers)": "time_embed.guidance_embedder.linear_1.weight",
     "AuraFlow": "double_layers.0.attn.w1q.weight",
     "Stable Cascade": "clip_txt_mapper.weight",
     "ControlNet": "zero_convs.0.0.weight",

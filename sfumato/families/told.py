@@ -52,6 +52,7 @@ SAMPLERS = {
     "EDMEulerScheduler": "euler",
     "EDMDPMSolverMultistepScheduler": "dpmpp_2m",
     "FlowMatchEulerDiscreteScheduler": "euler",
+    "SCMScheduler": "lcm",
 }
 """diffusers' schedulers, and the samplers here that make their steps."""
 
@@ -307,11 +308,12 @@ def _told_flow(plain: Process, told: Told, named: str, path: str) -> Process:
         )
         return replace(plain, schedule_of=by_size(*line), defaults=defaults)
     shift = told.get("shift", told.get("flow_shift"))
+    if isinstance(plain.schedule, Flow) and plain.schedule.t_max < 1:
+        shift = number({"shift": shift}, "shift", plain.schedule.shift, path)
+        return _told_sana(replace(plain, defaults=defaults), told, named, path, shift)
     if shift is None:
         return replace(plain, defaults=defaults)
     shift = number({"shift": shift}, "shift", 1.0, path)
-    if isinstance(plain.schedule, Flow) and plain.schedule.t_max < 1:
-        return _told_sana(replace(plain, defaults=defaults), told, named, path, shift)
     schedule = shifted_twice(shift) if twice else Flow(shift)
     return replace(plain, schedule=schedule, schedule_of=None, defaults=defaults)
 

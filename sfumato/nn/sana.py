@@ -32,7 +32,8 @@ class SanaConfig:
     """The numbers that make a Sana; ``channels`` go in, ``outer`` come out, ``hidden`` are a block's gated ones.
 
     ``heads`` of linear attention, ``text_heads`` of the text's; ``tokens`` is the width of the text's states. ``norm``
-    is whether queries and keys are normalised (SANA 1.5). ``side`` is that of the patches' square in training; place
+    is whether queries and keys are normalised (SANA 1.5). ``guidance`` is whether the network is told the strength of
+    distilled guidance (SANA-Sprint), times ``told``. ``side`` is that of the patches' square in training; place
     i of a side of n patches lies at ``i extent / n``, nowhere in particular where ``extent`` is 0.
     """
 
@@ -46,6 +47,8 @@ class SanaConfig:
     hidden: int = 5600
     tokens: int = 2304
     norm: bool = False
+    guidance: bool = False
+    told: float = 0.1
     side: int = 32
     extent: float = 0.0
 
@@ -155,6 +158,7 @@ class Sana(nn.Module):
         width = config.width
         self.enter = nn.Conv2d(config.channels, width, config.patch, stride=config.patch)
         self.clock = MLP(CLOCK, width)
+        self.guidance = MLP(CLOCK, width) if config.guidance else None
         self.all_blocks = nn.Linear(width, 6 * width)
         self.words_up = nn.Linear(config.tokens, width)
         self.words_down = nn.Linear(width, width)
@@ -172,15 +176,17 @@ class Sana(nn.Module):
         *,
         tokens: Tensor,
         mask: Tensor | None = None,
+        guidance: Tensor | None = None,
         manner: Manner | None = None,
         regions: Tensor | None = None,
         owner: Tensor | None = None,
     ) -> Tensor:
-        """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
+        """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,).
 
-        The network is told the clock's whole part, as it was in training. ``tokens`` (B, S, tokens) with ``mask``
-        (B, S), True where a token counts. ValueError for sides that are no multiples of the patch. ``manner``,
-        ``regions`` and ``owner`` are Cond's.
+        The clock is 1000 times sigma, of which the network is told the whole part, as it was in training; one that
+        reads ``guidance`` (B,) is told sigma itself. ``tokens`` (B, S, tokens) with ``mask`` (B, S), True where a
+        token counts. ValueError for sides that are no multiples of the patch, or without guidance where it is read.
+        ``manner``, ``regions`` and ``owner`` are Cond's.
         """
         config = self.config
         if any(side % config.patch for side in x.shape[-2:]):
@@ -189,7 +195,7 @@ class Sana(nn.Module):
         h = self.enter(x).flatten(2).transpose(1, 2)
         if config.extent:
             h = h + grid_places(height, width, config.width, config.extent, x.device).to(x.dtype)
-        steer = self.clock(sinusoid((clock.double() + NEAR).floor(), CLOCK, like=x))
+        steer = self._steer(clock.double(), guidance, x)
         shared = self.all_blocks(F.silu(steer)).unflatten(-1, (6, -1))
         words = self.words_down(F.gelu(self.words_up(tokens), approximate="tanh"))
         words = self.words_norm(words)
@@ -199,3 +205,13 @@ class Sana(nn.Module):
             h = block(h, (height, width), shared, words, mask, at)
         ends = steer[:, None] + self.table.to(steer.dtype)
         return unpatch(self.leave(shifted(h, ends[:, 0], ends[:, 1])), height, width, config.patch)
+
+    def _steer(self, clock: Tensor, guidance: Tensor | None, like: Tensor) -> Tensor:
+        """The embedding (B, D) of the clock, and of the guidance that the network reads."""
+        if self.guidance is None:
+            whole: Tensor = self.clock(sinusoid((clock + NEAR).floor(), CLOCK, like=like))
+            return whole
+        if guidance is None:
+            raise ValueError("this network reads the strength of guidance: give it guidance")
+        steer: Tensor = self.clock(sinusoid(clock, CLOCK, like=like))
+        return steer + self.guidance(sinusoid(self.config.told * guidance, CLOCK, like=like))

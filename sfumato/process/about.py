@@ -52,6 +52,7 @@ GRID_SOURCES: dict[str, tuple[str, str]] = {
         "released code of Qwen-Image, CogView4 and FLUX.2",
         "diffusers' pipelines of them, as they ask their scheduler",
     ),
+    "trig": ("Lu & Song 2024; SANA-Sprint", "diffusers `SCMScheduler`"),
     "custom": ("", "diffusers `set_timesteps(sigmas=...)`, `(timesteps=...)`"),
 }
 """Of each grid, its source and the peer that the tests hold it against."""
@@ -69,6 +70,7 @@ CITES: dict[str, tuple[str, ...]] = {
     "exploding": ("karras2022edm",),
     "edm": ("karras2022edm",),
     "linspace": ("lin2024flawed",),
+    "trig": ("lu2024scm", "chen2025sprint"),
     "leading": ("lin2024flawed",),
     "trailing": ("lin2024flawed",),
     "karras": ("karras2022edm",),

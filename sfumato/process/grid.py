@@ -29,7 +29,7 @@ from sfumato.process.spacing import (
     simple,
     trailing,
 )
-from sfumato.process.spacing_flow import even
+from sfumato.process.spacing_flow import even, trig
 from sfumato.process.spacing_sigma import (
     align_your_steps,
     custom,
@@ -63,6 +63,7 @@ SPACINGS: dict[str, Spacing] = {
     "linear_quadratic": linear_quadratic,
     "shifted": shifted,
     "even": even,
+    "trig": trig,
     "custom": custom,
 }
 """The grids by name: ``(schedule, steps, *, options)`` gives the levels at which the network is asked."""

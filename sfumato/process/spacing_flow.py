@@ -49,6 +49,25 @@ def _scarce(flow: Flow, steps: int) -> Flow:
     return Flow(math.exp(mu), flow.t_min, flow.t_max)
 
 
+def trig(schedule: Schedule, steps: int, *, middle: float = 0.0) -> list[Level]:
+    """Angles atan(sigma / alpha) on a line from pi / 2 towards 0, which is left to the final level.
+
+    (Lu & Song 2024, section 3.1: TrigFlow's time.) ``middle``, where not 0, is the second angle of a walk of two
+    steps (SANA-Sprint, released code: 1.3). Rectified flow only.
+    """
+    if not isinstance(schedule, Flow):
+        raise InvalidRequest("the grid 'trig' is for rectified-flow models; use 'kl_optimal' or 'karras'")
+    if not 0 <= middle < math.pi / 2:
+        raise InvalidRequest(f"middle = {middle:g} is outside what is allowed: 0 to pi / 2")
+    top = schedule.level(schedule.t_max)
+    first = math.atan2(top.sigma, top.alpha)
+    angles = [first * (1 - i / steps) for i in range(1, steps)]
+    if middle and steps == 2:
+        angles = [min(middle, first)]
+    parts = [math.sin(angle) / (math.sin(angle) + math.cos(angle)) for angle in angles]
+    return [top, *(Level(s, 1 - s, s) for s in parts)]
+
+
 def even(
     schedule: Schedule, steps: int, *, terminal: float = 0.0, whole: int = 0, scarce: bool = False
 ) -> list[Level]:

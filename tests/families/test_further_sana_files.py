@@ -163,24 +163,16 @@ def test_what_is_not_of_one_model_or_not_followed_is_refused(case: Case, tmp_pat
         case.model(F32).conditioner([Prompt(text="a", skip=1)])
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "authors"])
-def test_sana_sprint_is_refused_by_name(case: Case, layout: str, tmp_path: Path) -> None:
-    net = diffusers.SanaTransformer2DModel.from_config(case.pipe.transformer.config, guidance_embeds=True)
-    state = {name: tensor.float() for name, tensor in net.state_dict().items()}
-    if layout == "authors":
-        state = {"cfg_embedder.mlp.0.weight": torch.ones(1, 1), **authors(case, tmp_path / "it.safetensors")}
-    save_file(state, tmp_path / "sprint.safetensors")
-    with (
-        open_source(tmp_path / "sprint.safetensors") as source,
-        pytest.raises(WeightsError, match=r"it is SANA Sprint.*which is not read yet"),
-    ):
-        inspect(source)
-
-
 @pytest.mark.parametrize(
-    "wrong", [{"num_cross_attention_heads": 5}, {"num_attention_heads": 0}, {"sample_size": 0}]
+    "wrong",
+    [
+        {"num_cross_attention_heads": 5},
+        {"num_attention_heads": 0},
+        {"sample_size": 0},
+        {"timestep_scale": 1000.0},
+    ],
 )
-def test_settings_that_fit_no_network_are_told(case: Case, wrong: dict[str, int], tmp_path: Path) -> None:
+def test_settings_that_fit_no_network_are_told(case: Case, wrong: dict[str, float], tmp_path: Path) -> None:
     shutil.copytree(case.peer.folder, tmp_path / "it")
     path = tmp_path / "it" / "transformer" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **wrong}), "utf-8")
@@ -304,7 +296,7 @@ def test_from_the_command_line(case: Case, tmp_path: Path, capsys: pytest.Captur
     made = diffusers.SanaTransformer2DModel.from_pretrained(tmp_path / "made")
     for name, tensor in case.pipe.transformer.state_dict().items():
         assert torch.equal(made.state_dict()[name].double(), tensor), name
-    assert "SANA and SANA 1.5" in said("families")
+    assert "SANA 1.5" in said("families")
     picture = tmp_path / "cat.png"
     said("generate", "a cat", "--model", case.peer.folder, "--steps", 2, "--size", "128x160", "-o", picture)
     assert read_picture(picture).pixels.shape == (160, 128, 3)

@@ -189,7 +189,7 @@ def lumina() -> Any:
     )
 
 
-def sana(*, norm: bool = True, side: int = 32, shift: float = 3.0, scheduler: Any = None) -> Any:
+def sana(*, norm: bool = True, side: int = 32, shift: float = 3.0, sprint: bool = False) -> Any:
     """SANA with a tiny DC-AE; norms of queries and keys in 1.5, positions in the large ones.
 
     The authors' norm of queries and keys of the text adds 1e-6, diffusers' 1e-5.
@@ -207,16 +207,19 @@ def sana(*, norm: bool = True, side: int = 32, shift: float = 3.0, scheduler: An
         sample_size=side,
         interpolation_scale=None if side < 64 else side / 64,
         qk_norm="rms_norm_across_heads" if norm else None,
+        guidance_embeds=sprint,
     )
     for block in net.transformer_blocks if norm else ():
         block.attn2.norm_q.eps = block.attn2.norm_k.eps = 1e-6
-    return diffusers.SanaPipeline(
+    kind = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
+    return kind(
         transformer=net,
         vae=dcae(),
         text_encoder=gemma(),
         tokenizer=gemma_tokenizer(),
-        scheduler=scheduler
-        or diffusers.DPMSolverMultistepScheduler(
+        scheduler=diffusers.SCMScheduler()
+        if sprint
+        else diffusers.DPMSolverMultistepScheduler(
             use_flow_sigmas=True, flow_shift=shift, prediction_type="flow_prediction"
         ),
     )
@@ -336,6 +339,7 @@ FURTHER: dict[str, Callable[[], Any]] = {
     "lumina": lumina,
     "sana 1.5": sana,
     "sana": lambda: sana(norm=False),
+    "sana sprint": lambda: sana(sprint=True),
     "sana 4K": lambda: sana(norm=False, side=128, shift=6.0),
     "z-image": lambda: zimage(6.0),
     "z-image turbo": zimage,

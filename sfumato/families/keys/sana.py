@@ -8,14 +8,22 @@ from sfumato.weights.keys import KeyTable
 
 _ENDS = """
 enter                x_embedder.proj             patch_embed.proj
-clock.first          t_embedder.mlp.0            time_embed.emb.timestep_embedder.linear_1
-clock.second         t_embedder.mlp.2            time_embed.emb.timestep_embedder.linear_2
 all_blocks           t_block.1                   time_embed.linear
 words_up             y_embedder.y_proj.fc1       caption_projection.linear_1
 words_down           y_embedder.y_proj.fc2       caption_projection.linear_2
 words_norm           attention_y_norm            caption_norm
 table                final_layer.scale_shift_table   scale_shift_table
 leave                final_layer.linear          proj_out
+"""
+_CLOCK = """
+clock.first          t_embedder.mlp.0            time_embed.emb.timestep_embedder.linear_1
+clock.second         t_embedder.mlp.2            time_embed.emb.timestep_embedder.linear_2
+"""
+_SPRINT = """
+clock.first          t_embedder.mlp.0            time_embed.timestep_embedder.linear_1
+clock.second         t_embedder.mlp.2            time_embed.timestep_embedder.linear_2
+guidance.first       cfg_embedder.mlp.0          time_embed.guidance_embedder.linear_1
+guidance.second      cfg_embedder.mlp.2          time_embed.guidance_embedder.linear_2
 """
 _BLOCK = """
 table                scale_shift_table           scale_shift_table
@@ -61,6 +69,7 @@ def sana_table(config: SanaConfig) -> KeyTable:
     """The rows for a Sana of ``config``."""
     block = KeyTable.parse(_BLOCK) + (KeyTable.parse(_NORMS) if config.norm else KeyTable(()))
     whole = KeyTable.parse(_ENDS, ignore={"original": UNUSED})
+    whole += KeyTable.parse(_SPRINT if config.guidance else _CLOCK)
     for i in range(config.depth):
         whole += block.prefixed(f"blocks.{i}.", f"blocks.{i}.", f"transformer_blocks.{i}.")
     return whole
