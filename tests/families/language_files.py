@@ -15,9 +15,11 @@ from sfumato.families.checkpoint import Part, open_checkpoint
 from sfumato.families.convert import convert
 from sfumato.families.inspect import inspect
 from sfumato.families.shapes import Shapes
+from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
 from sfumato.weights.save import save_module
 from sfumato.weights.source import open_source
+from tests.families.test_published_rows import check, exchanged
 
 
 def kept_in_both_layouts(folder: Path, out: Path, title: str, read: Callable[[Shapes, str], Any]) -> Part:
@@ -78,6 +80,31 @@ def there_and_back(file: Path, tokenizer: Path, kind: Any) -> Path:
         assert held.keys() == state.keys()
         assert all(torch.equal(state[key], value) for key, value in held.items())
     return folder
+
+
+def check_rows(folder: Path, also: Callable[[KeyTable], tuple[int, int]] | None = None) -> None:
+    """Exchanging two rows of a key table in ``folder`` is heard, among them those that ``also`` names."""
+    with open_source(folder) as source:
+        parts = open_checkpoint(source).parts
+    draws = torch.Generator().manual_seed(2)
+    x, tokens = torch.randn(1, 16, 4, 6, generator=draws), torch.randn(1, 5, 48, generator=draws)
+    mask = torch.tensor([[True] * 4 + [False]])
+
+    def said(place: str, table: KeyTable) -> list[Tensor]:
+        part = parts[place]
+        net = load_into(part.make, part.source, table, part.layout, dtype=torch.float32)
+        with torch.no_grad():
+            if place == "language":
+                return [net(torch.arange(5, 10)[None], mask)]
+            return [net(x, torch.tensor([431.0]), tokens=tokens, mask=mask)]
+
+    table = parts["denoiser"].table
+    check(parts["denoiser"], lambda rows: said("denoiser", rows))
+    if also is not None:
+        before, after = (said("denoiser", rows)[0] for rows in (table, exchanged(table, *also(table))))
+        assert float((before - after).abs().max()) > 1e-3
+    first = KeyTable(parts["language"].table.rows)
+    assert not torch.equal(said("language", first)[0], said("language", exchanged(first, 2, 3))[0])
 
 
 def drawn_lora(net: nn.Module, draws: torch.Generator) -> dict[str, Tensor]:

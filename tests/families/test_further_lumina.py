@@ -32,12 +32,17 @@ from sfumato.families.split import opened
 from sfumato.process.level import Level
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.t5 import T5Tokens
-from sfumato.weights.keys import KeyTable
 from sfumato.weights.load import load_into
 from sfumato.weights.source import open_source
-from tests.families.language_files import drawn_lora, fused, in_one_file, kept_in_both_layouts, there_and_back
+from tests.families.language_files import (
+    check_rows,
+    drawn_lora,
+    fused,
+    in_one_file,
+    kept_in_both_layouts,
+    there_and_back,
+)
 from tests.families.test_published import far, walked
-from tests.families.test_published_rows import check, exchanged
 from tests.peers.further import further
 from tests.peers.pipelines import Case, Wide, wide_tables
 
@@ -240,32 +245,7 @@ def test_without_transformers_the_extra_is_named(case: Case, monkeypatch: pytest
 
 
 def test_no_two_rows_of_the_key_tables_can_be_exchanged(case: Case) -> None:
-    with open_source(case.peer.folder) as source:
-        parts = open_checkpoint(source).parts
-    draws = torch.Generator().manual_seed(2)
-    x, tokens = torch.randn(1, 16, 4, 6, generator=draws), torch.randn(1, 5, 48, generator=draws)
-    mask = torch.tensor([[True] * 4 + [False]])
-
-    def look(table: KeyTable) -> list[Tensor]:
-        part = parts["denoiser"]
-        net = load_into(part.make, part.source, table, part.layout, dtype=F32)
-        with torch.no_grad():
-            return [net(x, torch.tensor([431.0]), tokens=tokens, mask=mask)]
-
-    def read(table: KeyTable) -> list[Tensor]:
-        part = parts["language"]
-        net = load_into(part.make, part.source, table, part.layout, dtype=F32)
-        with torch.no_grad():
-            return [net(torch.arange(5, 10)[None], mask)]
-
-    check(parts["denoiser"], look)
-    first = KeyTable(parts["language"].table.rows)
-    assert not torch.equal(read(first)[0], read(swapped(first))[0])
-
-
-def swapped(table: KeyTable) -> KeyTable:
-    """The rows of the first two layers of the language model exchanged."""
-    return exchanged(table, 2, 3)
+    check_rows(case.peer.folder)
 
 
 NAMES = {
