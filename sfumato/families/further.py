@@ -72,7 +72,8 @@ def sana(shapes: Shapes, original: bool) -> Facts:
         "inputs": enter[1],
         "tokens": shapes[words][1],
         "norm": f"{block}.weight" in shapes,
-        "guidance": ("cfg_embedder.mlp.0" if original else "time_embed.guidance_embedder.linear_1") + ".weight"
+        "guidance": ("cfg_embedder.mlp.0" if original else "time_embed.guidance_embedder.linear_1")
+        + ".weight"
         in shapes,
     }
     if "pos_embed" in shapes:

@@ -213,5 +213,6 @@ class Sana(nn.Module):
             return whole
         if guidance is None:
             raise ValueError("this network reads the strength of guidance: give it guidance")
-        steer: Tensor = self.clock(sinusoid(clock, CLOCK, like=like))
-        return steer + self.guidance(sinusoid(self.config.told * guidance, CLOCK, like=like))
+        both: Tensor = self.clock(sinusoid(clock, CLOCK, like=like))
+        both = both + self.guidance(sinusoid(self.config.told * guidance, CLOCK, like=like))
+        return both
