@@ -272,13 +272,18 @@ def test_the_authors_pickles(tmp_path: Path) -> None:
     assert far(torch.as_tensor(model.denoiser(x, at, Cond(label=label)).x0), expected) < 1e-6
 
 
-def test_frequencies_keep_their_digits(tmp_path: Path) -> None:
-    path = tmp_path / "edm.safetensors"
-    tensors = original(edm_net("ncsn++"))
+def test_frequencies_keep_their_digits_in_bfloat16(tmp_path: Path) -> None:
+    path, net = tmp_path / "edm.safetensors", edm_net("ncsn++")
+    tensors = original(net)
     save_tensors(path, tensors)
-    network: Any = opened(path, torch.bfloat16).denoiser.network
+    model = opened(path, torch.bfloat16)
+    network: Any = model.denoiser.network
     assert torch.equal(network.rates, tensors["model.map_noise.freqs"])
     assert network.enter.weight.dtype == torch.bfloat16
+    x = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(8))
+    expected = denoised(net, None)(x.double(), torch.tensor([0.7], dtype=F64))
+    at = row_levels([Level(0.7, 1.0, 0.7)])
+    assert far(torch.as_tensor(model.denoiser(x, at, Cond()).x0), expected) < 2e-2
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
