@@ -59,6 +59,8 @@ def command(
 
     from sfumato import api
 
+    # of an adapter the denoiser's parts have no place here; notes name what is left out
+    loading["partial"] = loading["partial"] or bool(loading["adapters"] or loading["adapters_in"])
     loaded = api.load(model or "emoji", draws=False, **loading)
     done = loaded.embed(out, *({"prompt": text, **told} for text in texts), steps=steps)
     notes = (*loaded.notes, *done.notes)
