@@ -20,7 +20,7 @@ class Way:
     latent that are its rows, 0 where it reads maps; ``last`` is of films of one frame, channels last; ``more`` names a
     function of nn.wrapped_more, ``doors`` are parameters with names of their own. ``limit`` is the setting that is the
     most patches a side, and how many places a side one is. Without ``centred`` the shift of the autoencoder's latents
-    is left alone.
+    is left alone. With ``sized`` the pipeline, not the network, says how many pixels a side its pictures have.
 
     Of the walk: ``grid`` is the one on which its pipeline asks a rectified flow ("normal" is the scheduler's own);
     ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS).
@@ -49,6 +49,7 @@ class Way:
     guide: str = "cfg"
     read: str = "usual"
     centred: bool = True
+    sized: bool = False
     limit: tuple[str, int] = ("", 1)
     note: str = ""
 
@@ -140,7 +141,12 @@ WAYS: dict[str, Way] = {
         note=REWRITTEN,
     ),
     "PRXTransformer2DModel": Way(
-        pipelines=("PRXPipeline",), title="PRX", share=SIGMA, grid="normal", doors={"mask": "attention_mask"}
+        pipelines=("PRXPipeline",),
+        title="PRX",
+        share=SIGMA,
+        grid="normal",
+        doors={"mask": "attention_mask"},
+        sized=True,
     ),
     "Kandinsky5Transformer3DModel": Way(
         pipelines=("Kandinsky5T2IPipeline",),

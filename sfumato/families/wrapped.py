@@ -193,7 +193,7 @@ def wrapped(pipe: Any, path: Path) -> Model:
         ),
         codec=codec,
         conditioner=_conditioner(pipe, network, row),
-        defaults=_defaults(process, row, network, codec, factor * side),
+        defaults=_defaults(process, pipe, row, network, codec),
         notes=lambda prompt: said,
         schedule_of=process.schedule_of,
         beside=Beside(kind="reference") if row.reference else None,
@@ -206,21 +206,25 @@ def own_names(net: nn.Module) -> KeyTable:
     return KeyTable.of((name, "-", name) for name, _ in net.named_parameters())
 
 
-def _defaults(process: Process, row: Way, network: Wrapped, codec: Codec, factor: int) -> Defaults:
-    """The process's, with the sizes that the network makes; a place of its is ``factor`` pixels high and wide."""
+def _defaults(process: Process, pipe: Any, row: Way, network: Wrapped, codec: Codec) -> Defaults:
+    """The process's, with the sizes that the network makes."""
     told: Any = network.network.config
     side, patch = told.get("sample_size"), told.get("patch_size") or 1
+    factor = network.config.factor * (row.packed or 1)
     size = int(side) * network.config.factor if isinstance(side, int) else 1024
+    size = int(pipe.default_sample_size) if row.sized else size
     step = factor * patch if isinstance(patch, int) and not network.config.packed else factor
     if isinstance(codec, Pixels):
         return replace(process.defaults, width=size, height=size, multiple=size, least=size, most=size)
+    most = min(4096, _first(told.get(row.limit[0], 4096)) * row.limit[1] * network.config.factor)
+    size = min(size, most)
     return replace(
         process.defaults,
         width=size,
         height=size,
         multiple=step,
         least=min(64, size),
-        most=min(4096, _first(told.get(row.limit[0], 4096)) * row.limit[1] * network.config.factor),
+        most=most,
         distilled=bool(told.get("guidance_embeds")) and "guidance" in network.names,
     )
 

@@ -345,3 +345,14 @@ def test_the_page_tells_what_is_wrapped_and_what_is_refused() -> None:
         assert wanted in [row[:2] for row in rows], name
     for name, why in REFUSED.items():
         assert any(f"`{name}`" in row[0] and row[1] == why for row in rows), name
+
+
+def test_sizes_are_those_of_the_networks() -> None:
+    """By default, and at the most: HiDream's table of places ends, CogView3's too; PRX's pipeline says its own."""
+    wanted = {"kolors": (128, 4096, 8), "hidream": (256, 256, 16), "cogview3": (128, 256, 16)}
+    for name, sizes in wanted.items():
+        told = wrapped(wrapped_pipeline(name), Path()).defaults
+        assert (told.width, told.most, told.multiple) == sizes, name
+    pipe = wrapped_pipeline("prx")
+    pipe.default_sample_size = 256
+    assert wrapped(pipe, Path()).defaults.height == 256
