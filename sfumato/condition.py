@@ -40,8 +40,9 @@ class Prompt:
 
     ``part`` is the text with its weights where it was written in a ``dialect`` that has some; None is plain text.
     ``apart`` are the parts that other encoders read in its place, by their names (text_2, text_3). ``skip`` is how
-    many more blocks CLIP encoders leave out at their end. ``ready`` is what text encoders made of all this before,
-    is then not encoded again. ``looks`` are pictures that are read with the text.
+    many more blocks CLIP encoders leave out at their end, ``padding`` whether T5's is "seen" or "masked", empty for as
+    the family has it. ``ready`` is what text encoders made of all this before, which is then not encoded again.
+    ``looks`` are pictures that are read with the text.
     """
 
     text: str
@@ -54,23 +55,25 @@ class Prompt:
     dialect: str = "plain"
     apart: tuple[tuple[str, Part], ...] = ()
     skip: int = 0
+    padding: str = ""
     ready: States | None = None
     looks: tuple[Look, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Whether the text alone says all of it, to every encoder."""
-        more = self.part or self.apart or self.skip or self.ready is not None or self.looks
+        more = self.part or self.apart or self.skip or self.padding or self.ready is not None or self.looks
         return not more
 
     @property
     def wording(self) -> str:
         """All that text encoders are told, as one text; not the sizes and the guidance, which networks are told."""
-        plain = self.part is None and not self.apart and not self.skip
+        plain = self.part is None and not self.apart and not self.skip and not self.padding
         more: dict[str, Any] = {}
         if not plain:
             more = {"dialect": self.dialect, "skip": self.skip, "part": self.part and asdict(self.part)}
             more["apart"] = {place: asdict(part) for place, part in self.apart}
+            more |= {"padding": self.padding} if self.padding else {}
         return wording(self.text, negative=self.negative, absent=self.absent, **more)
 
     def read_by(self, encoder: str) -> Part:

@@ -6,7 +6,7 @@ import click
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Prompt": (
-        *("negative", "dialect", "clip_skip", "prompt_2", "prompt_3", "negative_2", "negative_3"),
+        *("negative", "dialect", "clip_skip", "padding", "prompt_2", "prompt_3", "negative_2", "negative_3"),
         *("look", "embedded", "draw", "wildcards", "embeddings_in"),
     ),
     "Sampling": ("steps", "sampler", "grid", "guidance", "guide", "seed", "count", "noise", "pick"),

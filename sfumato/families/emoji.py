@@ -65,10 +65,11 @@ def conditioner(text: TextEncoder) -> Conditioner:
     """
 
     def row(prompt: Prompt) -> Encoded:
-        if prompt.skip or prompt.apart:
-            name = "clip_skip" if prompt.skip else f"a prompt for the encoder {prompt.apart[0][0]!r}"
+        apart = [f"a prompt for the encoder {place!r}" for place, _ in prompt.apart[:1]]
+        told = [*(["clip_skip"] * bool(prompt.skip)), *(["padding"] * bool(prompt.padding)), *apart]
+        if told:
             raise InvalidRequest(
-                f"{name} is for models with CLIP encoders, and the built-in model has one encoder of another kind: "
+                f"{told[0]} is for models with CLIP or T5, and the built-in model has one encoder of another kind: "
                 "leave it out"
             )
         part = prompt.read_by("text")

@@ -42,7 +42,7 @@ def t5_of(kit: Kit, length: int) -> T5 | None:
     if "text_3" not in kit.nets:
         return None
     assert kit.tokens is not None
-    return T5(kit.nets["text_3"], kit.tokens, length, learned=kit.learned)
+    return T5(kit.nets["text_3"], kit.tokens, length, learned=kit.learned, choice=True)
 
 
 def flux_condition(kit: Kit, prompts: Sequence[Prompt]) -> Cond:

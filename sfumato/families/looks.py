@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.condition import Cond, Prompt
 from sfumato.errors import InvalidRequest
@@ -151,10 +152,11 @@ def seen(cond: Cond, prompts: Sequence[Prompt], nets: Mapping[str, Any]) -> Cond
         counts.append(torch.cat(often, dim=1))
     more, weights = torch.cat(rows).to(cond.tokens), torch.cat(counts).to(cond.tokens)
     tokens = torch.cat((cond.tokens, more), dim=1)
+    mask = None if cond.mask is None else F.pad(cond.mask, (0, more.shape[1]), value=True)
     if bool((weights == 1).all()):
-        return replace(cond, tokens=tokens)
+        return replace(cond, tokens=tokens, mask=mask)
     once = weights.new_ones(cond.tokens.shape[:2])
-    return replace(cond, tokens=tokens, counts=torch.cat((once, weights), dim=1))
+    return replace(cond, tokens=tokens, mask=mask, counts=torch.cat((once, weights), dim=1))
 
 
 def tokens_of(pixels: NDArray[np.uint8], looker: Siglip, embedder: Redux) -> Tensor:

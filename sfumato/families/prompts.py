@@ -85,7 +85,8 @@ class Clip:
 class T5:
     """A T5 encoder as a family uses it: rows of ``length`` tokens, padding included and attended to.
 
-    Unless ``masked``: then tokens see tokens alone. ``small`` reads texts in small letters, without blanks around them.
+    Unless ``masked``: then tokens see tokens alone; where the family leaves ``choice``, prompts may say which.
+    ``small`` reads texts in small letters, without blanks around them.
     """
 
     network: T5Encoder
@@ -94,14 +95,24 @@ class T5:
     place: str = "text_3"
     learned: Ids = field(default_factory=dict)
     masked: bool = False
+    choice: bool = False
     small: bool = False
 
     def read(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """States (1, length, D) of ``prompt``, weighted as ``e + w (z - e)`` whatever its dialect, and their mask.
 
         e are the states of the empty prompt. The mask (1, length) is True at tokens, in a blend at those of any text.
+        InvalidRequest for a padding that is not the family's, where it leaves no choice.
         """
-        blended = [(words.share, *self._weighted(words, prompt.dialect)) for words in self._words(prompt)]
+        if prompt.padding and not self.choice and (prompt.padding == "masked") != self.masked:
+            other = "masked" if self.masked else "seen"
+            raise InvalidRequest(
+                f"padding = {prompt.padding!r}: this model was trained with T5's padding {other}"
+            )
+        masked = prompt.padding == "masked" if prompt.padding else self.masked
+        blended = [
+            (words.share, *self._weighted(words, prompt.dialect, masked)) for words in self._words(prompt)
+        ]
         if len(blended) == 1:
             return blended[0][1:]
         states = torch.stack([share * states for share, states, _ in blended]).sum(dim=0)
@@ -120,22 +131,22 @@ class T5:
             lowered(words) if self.small else words, self.tokens.split, self.length - 1, dialect, own
         )
 
-    def _weighted(self, words: Words, dialect: str) -> tuple[Tensor, Tensor]:
+    def _weighted(self, words: Words, dialect: str, masked: bool) -> tuple[Tensor, Tensor]:
         row = self._row(words, dialect)
-        states, mask = self._states(row.ids)
+        states, mask = self._states(row.ids, masked)
         weights = torch.ones(1, self.length, 1, dtype=states.dtype, device=states.device)
         weights[0, : len(row.weights), 0] = torch.tensor(row.weights)
         if bool((weights != 1).any()):
-            empty, _ = self._states(())
+            empty, _ = self._states((), masked)
             states = torch.where(weights == 1, states, empty + weights * (states - empty))
         return states, mask
 
-    def _states(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _states(self, ids: Sequence[int], masked: bool) -> tuple[Tensor, Tensor]:
         row = torch.full((1, self.length), PAD, dtype=torch.int64)
         row[0, : len(ids) + 1] = torch.tensor([*ids, END])
         place = self.network.token.weight.device
         mask = (torch.arange(self.length, device=place) <= len(ids))[None]
-        states: Tensor = self.network(row.to(place), mask if self.masked else None)
+        states: Tensor = self.network(row.to(place), mask if masked else None)
         return states, mask
 
 
@@ -159,9 +170,18 @@ def refuse_skip(prompt: Prompt, reads: str) -> None:
         raise InvalidRequest(f"clip_skip is about CLIP's states, and {reads}: leave it out")
 
 
+def refuse_padding(prompt: Prompt) -> None:
+    """Refuse what is said of T5's padding where there is no T5."""
+    if prompt.padding:
+        raise InvalidRequest(
+            f"padding = {prompt.padding!r} is about T5, which this model does not read: leave it out"
+        )
+
+
 def sd(clip: Clip, prompt: Prompt) -> Cond:
     """Stable Diffusion 1 and 2: the states are all."""
     refuse_apart(prompt, "text")
+    refuse_padding(prompt)
     return Cond(tokens=clip.read(prompt)[0])
 
 
@@ -177,6 +197,7 @@ def sdxl(
     the base model was trained.
     """
     refuse_apart(prompt, *(clip.place for clip in (small, big) if clip is not None))
+    refuse_padding(prompt)
     states, pooled = big.read(prompt)
     if small is not None:
         states = abreast(small, small.read(prompt)[0], big, states, prompt.skip)
@@ -195,15 +216,20 @@ def sd3(small: Clip, big: Clip, t5: T5 | None, prompt: Prompt, width: int, lengt
     """Stable Diffusion 3: both CLIPs' penultimate states side by side, filled with zeros to ``width``, then T5's.
 
     (Esser et al. 2024, section 4.) Without T5 its ``length`` places are zeros; its padding is attended to like the
-    rest. The vector is both pooled vectors side by side.
+    rest, unless the prompt says otherwise. The vector is both pooled vectors side by side.
     """
     refuse_apart(prompt, small.place, big.place, *([] if t5 is None else [t5.place]))
     first, pooled = small.read(prompt)
     second, more = big.read(prompt)
     clips = abreast(small, first, big, second, prompt.skip)
     clips = F.pad(clips, (0, width - clips.shape[-1]))
-    words = clips.new_zeros(1, length, width) if t5 is None else t5.read(prompt)[0].to(clips.dtype)
-    return Cond(tokens=torch.cat((clips, words), dim=1), vector=torch.cat((pooled, more), dim=-1))
+    vector = torch.cat((pooled, more), dim=-1)
+    if t5 is None:
+        refuse_padding(prompt)
+        return Cond(tokens=torch.cat((clips, clips.new_zeros(1, length, width)), dim=1), vector=vector)
+    words, counts = t5.read(prompt)
+    whole = F.pad(counts, (clips.shape[1], 0), value=True) if prompt.padding == "masked" else None
+    return Cond(tokens=torch.cat((clips, words.to(clips.dtype)), dim=1), mask=whole, vector=vector)
 
 
 def flux(clip: Clip, t5: T5, prompt: Prompt) -> Cond:
@@ -211,7 +237,8 @@ def flux(clip: Clip, t5: T5, prompt: Prompt) -> Cond:
     refuse_apart(prompt, clip.place, t5.place)
     refuse_skip(prompt, "FLUX.1 reads its pooled vector alone")
     _, pooled = clip.read(prompt)
-    return Cond(tokens=t5.read(prompt)[0], vector=pooled)
+    words, counts = t5.read(prompt)
+    return Cond(tokens=words, mask=counts if prompt.padding == "masked" else None, vector=pooled)
 
 
 def t5_alone(t5: T5, prompt: Prompt) -> tuple[Tensor, Tensor]:

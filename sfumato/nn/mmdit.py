@@ -69,7 +69,7 @@ class MMDiT(nn.Module):
     ) -> Tensor:
         """The velocity (B, outer, H, W) for ``x`` (B, channels, H, W) at ``clock`` (B,), 1000 times sigma.
 
-        ``tokens`` (B, S, tokens), of which padding counts like the rest (``mask`` is not read); ``vector`` (B,
+        ``tokens`` (B, S, tokens), of which those count where ``mask`` (B, S) is True, all without it; ``vector`` (B,
         vector). Sides are multiples of the patch, at most ``patch side``; ValueError otherwise. ``manner``, ``regions``
         and ``owner`` are Cond's.
         """
@@ -84,7 +84,7 @@ class MMDiT(nn.Module):
         h = self.enter(x).flatten(2).transpose(1, 2) + table.to(x.dtype)
         steer = self.steer(clock, vector, None, x)
         text = self.words(tokens)
-        told = told_of(manner, regions, owner)
+        told = told_of(manner, regions, owner, mask)
         for number, block in enumerate(self.blocks):
             at = None if told is None else told.at(number, (height, width))
             h, text = block(h, text, steer, None, at)

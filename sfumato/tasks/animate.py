@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
@@ -42,6 +42,10 @@ class Animate(Sized):
     )
     clip_skip: Annotated[int, Ge(0), Le(30)] = Field(
         default=0, description="how many more blocks CLIP encoders leave out at their end"
+    )
+    padding: Literal["seen", "masked"] | None = Field(
+        default=None,
+        description="what T5's padding is to the model: seen or masked, if not as the family does",
     )
     embedded: MaybeEmbedded = Field(default=None, description=DESCRIPTION)
     count: Annotated[int, Ge(2), Le(1000)] = Field(default=24, description="how many frames")

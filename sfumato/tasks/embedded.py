@@ -58,7 +58,7 @@ def filled(values: dict[str, Any]) -> dict[str, Any]:
 
 def check_there(task: Any) -> None:
     """Refuse plain texts of ``task`` that are not in its file, before anything is loaded."""
-    if task.embedded is None or task.dialect != "plain" or task.clip_skip:
+    if task.embedded is None or task.dialect != "plain" or task.clip_skip or task.padding:
         return
     for name in ("prompt", "prompt_to", "source", "negative"):
         text, avoided = getattr(task, name, None), name == "negative"
@@ -80,6 +80,7 @@ def prompt_of(task: Any, text: str | None, name: str) -> Prompt:
         negative=name == "negative",
         dialect=getattr(task, "dialect", "plain"),
         skip=getattr(task, "clip_skip", 0),
+        padding=getattr(task, "padding", None) or "",
     )
 
 

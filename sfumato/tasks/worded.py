@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen
 from pydantic import ConfigDict, Field, model_validator
@@ -35,6 +35,10 @@ class Worded:
     )
     clip_skip: Annotated[int, Ge(0), Le(30)] = Field(
         default=0, description="how many more blocks CLIP encoders leave out at their end"
+    )
+    padding: Literal["seen", "masked"] | None = Field(
+        default=None,
+        description="what T5's padding is to the model: seen or masked, if not as the family does",
     )
     prompt_2: Text | None = Field(
         default=None, description="what the second CLIP encoder reads instead of the prompt"

@@ -36,6 +36,7 @@ ASKED = (
     "negative",
     "dialect",
     "clip_skip",
+    "padding",
     *(f"{n}_{i}" for n in ("prompt", "negative") for i in (2, 3)),
 )
 """The fields of a task that a file may fill in."""
@@ -133,6 +134,7 @@ def said(wording: str) -> str:
         return "the negative prompt that is left out"
     marks = [told["dialect"]] if told.get("dialect", "plain") != "plain" else []
     marks += [f"clip_skip {told['skip']}"] if told.get("skip") else []
+    marks += [f"padding {told['padding']}"] if told.get("padding") else []
     marks += ["other encoders' texts"] if told.get("apart") else []
     more = f" ({', '.join(map(str, marks))})" if marks else ""
     return f"the {'negative ' if told['negative'] else ''}prompt {short(told['text'])}{more}"

@@ -97,6 +97,16 @@ def test_a_prompt_of_parts_is_walked_and_what_no_encoder_reads_is_refused(case: 
         model.conditioner([Prompt(text=PROMPT, skip=1)])
 
 
+def test_padding_is_masked_and_nothing_else(case: Case) -> None:
+    model = case.model(torch.float32)
+    same = model.conditioner([Prompt(text=PROMPT, padding="masked", width=32, height=48)])
+    assert torch.equal(states(same), states(told(model, PROMPT)))
+    with pytest.raises(
+        InvalidRequest, match="padding = 'seen': this model was trained with T5's padding masked"
+    ):
+        model.conditioner([Prompt(text=PROMPT, padding="seen")])
+
+
 def test_what_is_not_read_of_a_long_prompt_is_counted_without_its_marks(case: Case) -> None:
     room = {"pixart alpha": 119, "chroma": 511}[case.name]
     notes = case.model(torch.float32).notes(Prompt(text="(red:1.2) cat " * 300, dialect="a1111"))

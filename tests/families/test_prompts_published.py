@@ -18,8 +18,10 @@ from torch import Tensor
 import sfumato
 from sfumato.api import Loaded
 from sfumato.condition import Prompt
+from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.model import Model
+from sfumato.process.level import Level
 from sfumato.tasks.script import read
 from sfumato.tasks.text2image import Text2Image
 from tests.families.test_published import family, far, our_task, sizes, walked
@@ -284,3 +286,34 @@ def test_learned_words_are_diffusers(folders: dict[str, Path], sdxl: Loaded, tmp
     other = sfumato.load(str(folders["sdxl"]), dtype="float32", embeddings_in=tmp_path)
     with pytest.raises(WeightsError, match="'inky' has no vectors for text_2"):
         other("a embedding:inky cat", dialect="comfyui", **ASKED)
+
+
+@pytest.mark.parametrize("case", ["sd3", "flux"], indirect=True)
+def test_masked_padding_might_as_well_not_be_there(case: Case) -> None:
+    """T5's states are transformers' under its attention mask, and the network answers as for the tokens alone."""
+    model = case.model(F64)
+    model.conditioner([Prompt(text=PROMPT, padding="seen", width=32, height=48)])
+    cond = model.conditioner([Prompt(text=PROMPT, padding="masked", width=32, height=48)])
+    plain = model.conditioner([Prompt(text=PROMPT, width=32, height=48)])
+    assert plain.mask is None
+    assert cond.mask is not None
+    assert cond.tokens is not None
+    last = "_3" if case.name == "sd3" else "_2"
+    told = getattr(case.pipe, "tokenizer" + last)([PROMPT], return_tensors="pt")
+    with torch.no_grad():
+        wanted = getattr(case.pipe, "text_encoder" + last)(**told).last_hidden_state
+    count, clips = wanted.shape[1], cond.mask.shape[1] - (256 if case.name == "sd3" else 512)
+    assert cond.mask.tolist() == [[True] * (clips + count) + [False] * (cond.mask.shape[1] - clips - count)]
+    assert far(cond.tokens[:, clips : clips + count], wanted) < 1e-6
+    x = torch.randn(1, *model.codec.shape(80, 64), generator=torch.Generator().manual_seed(1)).double()
+    at = row_levels([Level(0.625, 0.375, 0.625)])
+    alone = replace(cond, tokens=cond.tokens[:, : clips + count], mask=None)
+    found = model.denoiser.output(x, at, cond)
+    assert far(found, model.denoiser.output(x, at, alone)) < 1e-9
+    assert far(found, model.denoiser.output(x, at, plain)) > 1e-3
+
+
+@pytest.mark.parametrize("case", ["sd1"], indirect=True)
+def test_padding_of_t5_where_there_is_none(case: Case) -> None:
+    with pytest.raises(InvalidRequest, match="about T5, which this model does not read"):
+        case.model(F32).conditioner([Prompt(text=PROMPT, padding="masked")])

@@ -178,6 +178,7 @@ def test_weights_of_the_built_in_encoder(emoji: Loaded) -> None:
     [
         ({"dialect": "a111"}, "a1111"),
         ({"clip_skip": 1}, "clip_skip is for models with CLIP"),
+        ({"padding": "masked"}, "padding is for models with CLIP or T5"),
         ({"prompt_2": "x"}, "'text_2' is for models with CLIP"),
         ({"prompt": "embedding:x", "dialect": "comfyui"}, "the embedding 'x': say in which folder"),
         ({"prompt": "a <lora:ink:1>", "dialect": "a1111"}, "the adapter 'ink': say in which folder"),

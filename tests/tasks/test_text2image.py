@@ -217,7 +217,7 @@ def test_what_is_left_out_is_the_models() -> None:
     own = {"sampler": "ddim", "grid": "karras", "guide": "cfg", "size": "128x96"}
     fixed = {"prompt": "x", "negative": None, "seed": 0, "count": 1, "noise": "stream", "pick": None}
     fixed |= {"dialect": "plain", "clip_skip": 0, "look": [], "look_by": "tokens"}
-    fixed |= dict.fromkeys(("prompt_2", "prompt_3", "negative_2", "negative_3", "embedded"))
+    fixed |= dict.fromkeys(("padding", "prompt_2", "prompt_3", "negative_2", "negative_3", "embedded"))
     assert chosen == {**fixed, "steps": 5, "guidance": 0.0, **own}
     assert Text2Image(**chosen).resolved(DEFAULTS) == chosen
 
