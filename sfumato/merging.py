@@ -75,9 +75,9 @@ def merge(
         },
         metadata={MARK: json.dumps([*before(source), *facts])},
     )
-    counts = ", ".join(f"{len(names):,} of {place}" for place, names in merging.changed.items())
+    counts = ", ".join(f"{len(names):,} tensors of {place}" for place, names in merging.changed.items())
     told = [note for each in merging.placed for note in each.notes]
-    told.append(f"merged {', '.join(one.name for one in adapters)} into {counts or 'no'} tensors")
+    told.append(f"merged {', '.join(one.name for one in adapters)} into {counts or 'no tensor'}")
     return replace(done, notes=(*told, *done.notes))
 
 
