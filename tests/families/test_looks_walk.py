@@ -51,6 +51,12 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Peer:
 
 
 @pytest.fixture(scope="module")
+def schnell(tmp_path_factory: pytest.TempPathFactory) -> Peer:
+    """A tiny FLUX.1 schnell."""
+    return peer(PIPELINES["schnell"], tmp_path_factory.mktemp("schnell"))
+
+
+@pytest.fixture(scope="module")
 def prior(flux: Peer, tmp_path_factory: pytest.TempPathFactory) -> Peer:
     """A tiny Redux with FLUX.1's text encoders, saved without them as the published folder is."""
     made = FluxPriorReduxPipeline(
@@ -155,9 +161,14 @@ WORDLESS = {"text_encoder": None, "tokenizer": None, "text_encoder_2": None, "to
 @pytest.mark.parametrize("kind", ["flux", "schnell"])
 @pytest.mark.parametrize("words", [True, False])
 def test_whole_walks(
-    flux: Peer, prior: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: bool
+    request: pytest.FixtureRequest,
+    prior: Peer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    words: bool,
 ) -> None:
-    case = flux if kind == "flux" else peer(PIPELINES[kind], tmp_path / kind)
+    case: Peer = request.getfixturevalue(kind)
     told, image = "a red cat" if words else "", Image.fromarray(picture())
     noise = torch.randn(1, 16, 40, 32, generator=torch.Generator().manual_seed(3)).double()
     folder = case.folder
@@ -189,6 +200,24 @@ def test_whole_walks(
         with opened(folder, [prior.folder]) as checkpoint:
             ours = load_checkpoint(checkpoint, dtype=dtype)
         assert far(walked(ours, task)[0], unfolded(expected, 40, 32)) < most
+
+
+def test_guidance_goes_from_a_negative_prompt_without_pictures(schnell: Peer, prior: Peer) -> None:
+    """Both branches have another number of tokens; the one step ends at ``x - (n + w (p - n))``, where sigma is 1."""
+    ours, size = model(schnell, prior), {"width": 64, "height": 80}
+    task = Text2Image(
+        prompt="a red cat", negative="dog", look=[picture()], steps=1, seed=3, size="64x80", guidance=3.0
+    )
+    x = torch.randn(1, 16, 40, 32, generator=torch.Generator().manual_seed(3)).double()
+
+    def said(prompt: Prompt) -> Tensor:
+        with torch.no_grad():
+            return ours.denoiser.output(x, row_levels([Level(1.0, 0.0, 1.0)]), ours.conditioner([prompt]))
+
+    wanted = said(Prompt(text="a red cat", looks=looks(1), guidance=3.0, **size))
+    avoided = said(Prompt(text="dog", negative=True, guidance=3.0, **size))
+    assert far(walked(ours, task)[0], x - (avoided + 3.0 * (wanted - avoided))) < 1e-6
+    assert far(wanted, said(Prompt(text="a red cat", guidance=3.0, **size))) > 1e-3
 
 
 def test_files_of_their_own_and_folders_make_the_same_conditions(
