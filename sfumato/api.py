@@ -195,7 +195,8 @@ def remake(
         told["encoders"] = False
     from sfumato.families.wider import columns_of
 
-    if columns_of([use.path for use in exactly.uses], allow_pickle=pickled):  # the model is to be made for them
+    # A model whose first layer an adapter makes wider is made with it.
+    if columns_of([use.path for use in exactly.uses], allow_pickle=pickled):
         told["adapters"] = exactly.uses
     loaded = load(model or recipe.model, **{"dtype": recipe.versions.get("dtype"), **told})
     remaking.check_weights(recipe, path, loaded.model)
