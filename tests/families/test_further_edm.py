@@ -157,14 +157,14 @@ def test_networks_and_their_preconditioning(name: str, tmp_path: Path) -> None:
     save_tensors(path, original(net))
     x = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(8), dtype=F64)
     label = label_of(name)
+    cond = Cond(label=None if label is None else label.expand(2))
+    models = {dtype: opened(path, dtype) for dtype in (F64, F32)}
     for sigma in (0.02, 0.7, 40.0):
         at = row_levels([Level(sigma, 1.0, sigma)] * 2)
         noisy = x * math.hypot(sigma, 0.5)
         expected = denoised(net, label)(noisy, torch.full((2,), sigma, dtype=F64))
-        cond = Cond(label=None if label is None else label.expand(2))
         for dtype, most in ((F64, 1e-6), (F32, 1e-5)):
-            model = opened(path, dtype)
-            assert far(torch.as_tensor(model.denoiser(noisy, at, cond).x0), expected) < most
+            assert far(torch.as_tensor(models[dtype].denoiser(noisy, at, cond).x0), expected) < most
     with open_source(path) as source:
         report = inspect(source)
     assert (report.family, report.variant, report.prediction) == ("edm", NETS[name][2], "edm")
