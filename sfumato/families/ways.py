@@ -23,7 +23,9 @@ class Way:
     is left alone. With ``sized`` the pipeline, not the network, says how many pixels a side its pictures have.
 
     Of the walk: ``grid`` is the one on which its pipeline asks a rectified flow ("normal" is the scheduler's own);
-    ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS).
+    ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS),
+    and ``by_size`` is whether its pipeline is followed with such a shift alone. ``flow`` is whether it is
+    a rectified flow; others predict on a discrete schedule.
 
     Of the request: ``guidance`` is the argument of the pipeline that guides, ``added`` what that lacks of our scale,
     ``guide`` how branches are combined; ``read`` names the function of families.encoded that reads prompts; ``note`` is
@@ -43,6 +45,8 @@ class Way:
     grid: str = "linspace"
     patch: int = 2
     mu: str = "line"
+    by_size: bool = False
+    flow: bool = True
     reference: bool = False
     guidance: str = "guidance_scale"
     added: float = 0.0
@@ -103,13 +107,19 @@ WAYS: dict[str, Way] = {
     "CogView3PlusTransformer2DModel": Way(
         pipelines=("CogView3PlusPipeline",),
         title="CogView3-Plus",
+        flow=False,
         more="sizes",
         limit=("pos_embed_max_size", 2),
     ),
     "HunyuanDiT2DModel": Way(
-        pipelines=("HunyuanDiTPipeline",), title="HunyuanDiT", narrow=True, more="hunyuan", read="hunyuan"
+        pipelines=("HunyuanDiTPipeline",),
+        title="HunyuanDiT",
+        flow=False,
+        narrow=True,
+        more="hunyuan",
+        read="hunyuan",
     ),
-    "UNet2DConditionModel": Way(pipelines=("KolorsPipeline",), title="Kolors", more="kolors"),
+    "UNet2DConditionModel": Way(pipelines=("KolorsPipeline",), title="Kolors", flow=False, more="kolors"),
     "HiDreamImageTransformer2DModel": Way(
         pipelines=("HiDreamImagePipeline",),
         title="HiDream-I1",
@@ -119,7 +129,9 @@ WAYS: dict[str, Way] = {
         read="hidream",
         limit=("max_resolution", 1),
     ),
-    "BriaTransformer2DModel": Way(pipelines=("BriaPipeline",), title="Bria 3.2", packed=2, more="flux"),
+    "BriaTransformer2DModel": Way(
+        pipelines=("BriaPipeline",), title="Bria 3.2", packed=2, more="flux", by_size=True
+    ),
     "OvisImageTransformer2DModel": Way(
         pipelines=("OvisImagePipeline",), title="Ovis-Image", share=SIGMA, packed=2, more="ovis"
     ),

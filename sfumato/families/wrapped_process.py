@@ -51,7 +51,13 @@ def process_of(pipe: Any, path: Path, way: Way | None) -> Process:
     WeightsError for a scheduler that is not followed, and for a rectified flow of a class without a row.
     """
     named, told = type(pipe.scheduler).__name__, dict(pipe.scheduler.config)
-    if named in (EULER, LCM) or (named == SOLVER and told.get("use_flow_sigmas")):
+    flow = named in (EULER, LCM) or (named == SOLVER and bool(told.get("use_flow_sigmas")))
+    if way is not None and way.flow != flow:
+        wanted = "a rectified flow" if way.flow else "a discrete schedule"
+        raise WeightsError(
+            f"the scheduler of {path} is {named}; {way.title} is followed on {wanted} alone, as it was published"
+        )
+    if flow:
         return _flow(pipe, named, told, path, way)
     shift, zero = 1.0, False
     if named == SHIFTED_DDIM:
@@ -82,13 +88,26 @@ def _flow(pipe: Any, named: str, told: dict[str, Any], path: Path, way: Way | No
         )
     defaults = _defaults(pipe, way)
     if named == SOLVER:
+        if way.grid != "normal":
+            raise WeightsError(
+                f"the scheduler of {path} is {named}, which {way.title} is not followed with: use {EULER}"
+            )
         return _solved(told, path, defaults)
     dynamic, terminal = bool(told.pop("use_dynamic_shifting", False)), told.pop("shift_terminal", None)
     direct = told.pop("time_shift_type", "exponential") == "linear"
     odd = [name for name in ("scale_factors",) if named == LCM and told.get(name)]
     odd += ["shift_terminal"] if terminal and way.grid not in ("linspace", "even") else []
+    # Pipelines of the scheduler's own grid give it no size, or one that is not the picture's.
+    odd += ["use_dynamic_shifting"] if dynamic and way.grid == "normal" else []
     if odd:
         raise WeightsError(f"the scheduler of {path} says {odd[0]}, which is not followed here")
+    if way.by_size and not dynamic:
+        raise WeightsError(
+            f"the scheduler of {path} does not say use_dynamic_shifting, without which the pipeline of {way.title} "
+            "spaces its steps in a way that is not followed here"
+        )
+    if way.mu == "scarce" and not dynamic:
+        defaults = replace(defaults, grid="linspace")
     if terminal:
         defaults = replace(defaults, grid=f"even(terminal={float(terminal)})")
     twice = way.grid == "normal" and not dynamic

@@ -27,6 +27,7 @@ from sfumato.loaded import Loaded
 from sfumato.model import Model
 from tests.families.test_published import far
 from tests.peers.wrapped_pipelines import wrapped_pipeline
+from tests.peers.wrapped_words import flow
 
 ASK: dict[str, Any] = {"prompt": "a red cat", "negative": "dog", "steps": 3, "seed": 3}
 PACKED = "qwen"
@@ -356,3 +357,30 @@ def test_sizes_are_those_of_the_networks() -> None:
     pipe = wrapped_pipeline("prx")
     pipe.default_sample_size = 256
     assert wrapped(pipe, Path()).defaults.height == 256
+
+
+def test_schedulers_that_pipelines_use_otherwise() -> None:
+    """HiDream's shifts by the most tokens, not the picture's; Bria's has another spacing without a shift by size."""
+    for name, told, why in (
+        ("hidream", {"use_dynamic_shifting": True}, "says use_dynamic_shifting"),
+        ("bria", {"use_dynamic_shifting": False, "shift": 3.0}, "does not say use_dynamic_shifting"),
+        ("flux2", {"use_dynamic_shifting": True, "shift_terminal": 0.1}, "says shift_terminal"),
+        ("qwen", {"invert_sigmas": True}, "says invert_sigmas"),
+    ):
+        pipe = wrapped_pipeline(name)
+        pipe.scheduler = flow(**told)
+        with pytest.raises(WeightsError, match=why):
+            wrapped(pipe, Path())
+    solver = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    for name, scheduler, why in (
+        ("qwen", solver, "is not followed with"),
+        ("bria", diffusers.DDIMScheduler(), "on a rectified flow alone"),
+        ("kolors", flow(), "on a discrete schedule alone"),
+    ):
+        pipe = wrapped_pipeline(name)
+        pipe.scheduler = scheduler
+        with pytest.raises(WeightsError, match=why):
+            wrapped(pipe, Path())
+    pipe = wrapped_pipeline("flux2")
+    pipe.scheduler = flow(shift=3.0)
+    assert wrapped(pipe, Path()).defaults.grid == "linspace"
