@@ -33,7 +33,8 @@ from tests.peers.further import further
 from tests.peers.pipelines import PIPELINES, Case, peer
 from tests.tasks.toys import picture
 
-FAMILIES = ("sd1", "sdxl", "sd3", "flux", "inpaint", "instruct", "dit")
+FURTHER = ("pixart sigma", "chroma", "lumina", "z-image", "sana")
+FAMILIES = ("sd1", "sdxl", "sd3", "flux", "inpaint", "instruct", "dit", *FURTHER)
 SCALES = {"cfgpp": 0.6}
 Cell = tuple[str, str, str, str]
 """A family, a task, a sampler and a guide."""
@@ -129,7 +130,7 @@ def check(cell: Cell, model: Model) -> str:
 
 NO_LABELS = ("class2image", "control", "instruct")
 REFUSED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sd1", "sdxl", "sd3", "flux"), NO_LABELS),
+    **dict.fromkeys(("sd1", "sdxl", "sd3", "flux", *FURTHER), NO_LABELS),
     "dit": ("control", "instruct"),
     "inpaint": tuple(task for task in TASKS if task not in ("inpaint", "outpaint")),
     "instruct": tuple(task for task in TASKS if task != "instruct"),
