@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from tests.peers.further import further
 from tests.peers.pipelines import PIPELINES, peer
 
 NATIVE = ("sd1", "sdxl", "refiner", "sd3", "flux", "schnell")
-FURTHER = ("pixart alpha", "chroma", "lumina", "z-image")
+FURTHER = ("pixart alpha", "chroma", "lumina", "sana", "z-image")
 ASK: dict[str, Any] = {"steps": 1, "seed": 5}
 SIZES = {"flux": "64x64", "schnell": "64x64", "chroma": "64x64", "z-image": "64x64"}
 
@@ -123,9 +124,7 @@ def test_sizes_and_guidance_are_the_requests(sdxl: Made, tmp_path: Path) -> None
                 picture(sdxl.draws, **ask, embedded=file), picture(sdxl.full, **ask)
             )
     cond = sdxl.full.model.conditioner
-    rows = [cond([Prompt(text="a red cat", width=w, height=64)]).vector for w in (64, 128)]
-    assert rows[0] is not None
-    assert rows[1] is not None
+    rows = [cond([Prompt(text="a red cat", width=w, height=64)]).named()["vector"] for w in (64, 128)]
     assert not torch.equal(rows[0], rows[1])
     assert load_file(file)["pooled_prompt_embeds"].shape[-1] < rows[0].shape[-1]
 
@@ -174,7 +173,11 @@ def test_our_files_are_arguments_of_diffusers_pipelines_and_theirs_are_read(
         wanted = {"prompt_embeds": tokens, "prompt_attention_mask": mask}
         wanted |= {"negative_prompt_embeds": no, "negative_prompt_attention_mask": no_mask}
     else:
-        found = call("a red cat", negative_prompt="grey dog", device="cpu")
+        usual = inspect.signature(
+            type(made.pipe).__call__
+        ).parameters  # SANA's instruction is the call's default
+        more = {n: usual[n].default for n in ("complex_human_instruction",) if n in usual}
+        found = call("a red cat", negative_prompt="grey dog", device="cpu", **more)
         names = (
             "prompt_embeds",
             "prompt_attention_mask",
