@@ -209,10 +209,10 @@ class Sana(nn.Module):
     def _steer(self, clock: Tensor, guidance: Tensor | None, like: Tensor) -> Tensor:
         """The embedding (B, D) of the clock, and of the guidance that the network reads."""
         if self.guidance is None:
-            whole: Tensor = self.clock(sinusoid((clock + NEAR).floor(), CLOCK, like=like))
-            return whole
-        if guidance is None:
-            raise ValueError("this network reads the strength of guidance: give it guidance")
-        both: Tensor = self.clock(sinusoid(clock, CLOCK, like=like))
-        both = both + self.guidance(sinusoid(self.config.told * guidance, CLOCK, like=like))
-        return both
+            clock = (clock + NEAR).floor()
+        steer: Tensor = self.clock(sinusoid(clock, CLOCK, like=like))
+        if self.guidance is not None:
+            if guidance is None:
+                raise ValueError("this network reads the strength of guidance: give it guidance")
+            steer = steer + self.guidance(sinusoid(self.config.told * guidance, CLOCK, like=like))
+        return steer
