@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -170,12 +170,16 @@ def join(conditions: list[Cond]) -> Cond:
     return made(doors, conditions[0].manner)
 
 
-def ready_or(encode: Callable[[Sequence[Prompt]], Cond], masked: bool) -> Callable[[Sequence[Prompt]], Cond]:
-    """The conditions of prompts by ``encode``, or of their states where these are ready, with a mask if ``masked``."""
+Masks = Literal["always", "may", "never"]
+"""Whether a network reads a mask of its tokens: it must be told one, it may be, or it attends to all."""
+
+
+def ready_or(encode: Callable[[Sequence[Prompt]], Cond], masks: Masks) -> Callable[[Sequence[Prompt]], Cond]:
+    """The conditions of prompts by ``encode``, or of their states where these are ready, with ``masks`` so."""
 
     def given(states: States) -> Cond:
-        every = torch.ones(states.tokens.shape[:2], dtype=torch.bool) if masked else None
-        mask = states.mask if masked and states.mask is not None else every
+        every = torch.ones(states.tokens.shape[:2], dtype=torch.bool) if masks == "always" else None
+        mask = states.mask if masks != "never" and states.mask is not None else every
         return Cond(tokens=states.tokens, mask=mask, vector=states.vector)
 
     def condition(prompts: Sequence[Prompt]) -> Cond:

@@ -92,7 +92,7 @@ def conditioner(text: TextEncoder) -> Conditioner:
         vector = states.pooled * math.sqrt(states.pooled.shape[-1])
         return Cond(tokens=states.tokens, mask=states.mask, vector=vector)
 
-    told = ready_or(condition, masked=True)
+    told = ready_or(condition, masks="always")
     return lambda prompts: told([Prompt(text=p) if isinstance(p, str) else p for p in prompts])
 
 

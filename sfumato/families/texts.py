@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sfumato.condition import Cond, Prompt, ready_or
+from sfumato.condition import Cond, Masks, Prompt, ready_or
 from sfumato.errors import InvalidRequest
 from sfumato.families.checkpoint import Part
 from sfumato.families.family import Family, Kit, Parts
@@ -14,8 +14,8 @@ from sfumato.nn.unet import UNetConfig
 
 ENCODERS = ("text", "language")
 """How the places of text encoders begin."""
-MASKLESS = ("unet", "mmdit", "flux")
-"""Denoisers that attend to all tokens, padding too."""
+MASKS: dict[str, Masks] = {"unet": "never", "mmdit": "may", "flux": "may"}
+"""Of denoisers that attend to padding too, whether they may be told not to; others are told always."""
 
 
 def encoders(parts: Iterable[str]) -> list[str]:
@@ -37,7 +37,7 @@ def encoded(kind: Family, kit: Kit, prompts: Sequence[Prompt]) -> Cond:
 
 def conditioner(kind: Family, kit: Kit) -> Conditioner:
     """From prompts to all that the network of ``kind`` reads of them; prompts that are ready are not encoded."""
-    told = ready_or(lambda prompts: encoded(kind, kit, prompts), is_masked(kit))
+    told = ready_or(lambda prompts: encoded(kind, kit, prompts), masks_of(kit))
 
     def condition(prompts: Sequence[str | Prompt]) -> Cond:
         asked = [p if isinstance(p, Prompt) else Prompt(text=p) for p in prompts]
@@ -46,9 +46,9 @@ def conditioner(kind: Family, kit: Kit) -> Conditioner:
     return condition
 
 
-def is_masked(kit: Kit) -> bool:
+def masks_of(kit: Kit) -> Masks:
     """Whether the denoiser reads a mask of tokens."""
-    return kit.parts["denoiser"].kind not in MASKLESS
+    return MASKS.get(kit.parts["denoiser"].kind, "always")
 
 
 def texts_of(
@@ -61,7 +61,7 @@ def texts_of(
         families=families,
         tokens=int(kit.parts["denoiser"].config.tokens),
         vector=_pooled(kind, kit.parts),
-        masked=is_masked(kit),
+        masked=masks_of(kit) != "never",
         encode=lambda prompts: encoded(kind, kit, prompts),
         encoders=hashes({place: part for place, part in kit.parts.items() if place in encoders(kit.nets)}),
         identity=identity,

@@ -115,6 +115,20 @@ def test_the_networks_that_only_read_have_no_memory_and_those_that_draw_no_encod
     assert made.draws.model.hash_without_texts == made.full.model.hash_without_texts != made.full.model.hash
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_padding_that_was_masked_is_masked(name: str, cases: Callable[[str], Made], tmp_path: Path) -> None:
+    made = cases(name)
+    file = made.texts.embed(tmp_path / "cat.safetensors", {"prompt": "a red cat", "padding": "masked"}).path
+    more: dict[str, Any] = {"size": SIZES[name]} if name in SIZES else {}
+    wanted = picture(made.full, prompt="a red cat", padding="masked", **more)
+    np.testing.assert_array_equal(picture(made.draws, embedded=file, **more), wanted)
+    assert (picture(made.full, prompt="a red cat", **more) != wanted).any()
+    with pytest.raises(
+        InvalidRequest, match=r"'a red cat' is not among the embedded prompts.*padding masked"
+    ):
+        picture(made.draws, prompt="a red cat", embedded=file, **more)
+
+
 def test_sizes_and_guidance_are_the_requests(sdxl: Made, tmp_path: Path) -> None:
     file = sdxl.texts.embed(tmp_path / "cat.safetensors", "a red cat").path
     for size in ("64x64", "128x64"):
