@@ -15,9 +15,7 @@ from sfumato.tasks.given import PNG, raster
 MOST = 16
 """How many pictures one prompt may have."""
 STRONGEST = 10.0
-DESCRIPTION = (
-    "a picture that is part of the prompt, for models that read some, and how strongly it is seen: FILE or FILE:0.5"
-)
+DESCRIPTION = "a picture that is part of the prompt, for models that read some, and how strongly it is seen: FILE or FILE:0.5"
 _STRENGTH = re.compile(r"(?P<file>.+):(?P<strength>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.DOTALL)
 
 

@@ -92,7 +92,8 @@ class Sampling:
     )
     look: Looks = Field(default=(), validate_default=True, description=DESCRIPTION)
     look_by: Literal["tokens", "attention"] = Field(
-        default="tokens", description="what strengths of look multiply: tokens, or the attention that they get"
+        default="tokens",
+        description="what strengths of look multiply: tokens, or the attention that they get",
     )
 
     @property
