@@ -330,7 +330,10 @@ def test_a_folder_walks_as_the_pipeline_it_is_of(tmp_path: Path) -> None:
     told = {**ASK, "size": "64x64", "guidance": 4.0}
     ours = Loaded(load_wrapped(tmp_path, dtype=torch.float64), torch.float64)
     exact = ready(pipe)
-    assert np.array_equal(pixels(ours.task("text2image", **told)), pixels(exact.task("text2image", **told)))
+    # transformers keeps part of T5 in float32, whose sums depend on where numbers lie in memory: a byte may be rounded
+    # the other way.
+    found, expected = (pixels(one.task("text2image", **told)).astype(int) for one in (ours, exact))
+    assert np.abs(found - expected).max() <= 1
     assert "not native" in ours.model.notes(Prompt(text="a"))[0]
 
 

@@ -165,7 +165,7 @@ def test_models_that_were_not_trained_to_fill_must_hold_the_picture(task: type[A
 
 def test_a_model_that_reads_a_picture_is_named_where_one_is_needed() -> None:
     for task, words in (
-        (Instruct, "InstructPix2Pix or FLUX.1 Kontext, or the task image2image"),
+        (Instruct, "InstructPix2Pix or FLUX.1 Kontext or FLUX.2, or the task image2image"),
         (Control, "FLUX.1 Canny or Depth or Stable Diffusion 2 Depth, or the task image2image"),
     ):
         with pytest.raises(InvalidRequest, match=words):
