@@ -73,8 +73,14 @@ def pipeline_of(index: Mapping[str, Any]) -> str:
 def check_libraries(index: Mapping[str, Any], path: Path, library: Any) -> None:
     """Refuse a ``model_index.json`` that names classes of others than diffusers, its parts and transformers.
 
-    And a pipeline in a file of the folder's own. ``library`` is diffusers.
+    And a pipeline in a file of the folder's own, and any file of Python beside the parts: some releases of diffusers
+    run ``<part>/<library>.py``, whatever library that is. ``library`` is diffusers.
     """
+    if found := code_in(path):
+        raise WeightsError(
+            f"{path} holds {', '.join(found)}, whose code is not run here and may not lie where diffusers looks: "
+            "remove it from the folder, which the networks do not need it for"
+        )
     if not isinstance(index.get("_class_name", ""), str):
         raise WeightsError(f"{path} names a pipeline in a file of its own, whose code is not run here")
     for part, told in index.items():
@@ -90,6 +96,16 @@ def check_libraries(index: Mapping[str, Any], path: Path, library: Any) -> None:
                 f"{path} says that its {part} is of {told[0]!r}, whose code is not run here; allowed are diffusers and "
                 "transformers"
             )
+
+
+def code_in(path: Path) -> list[str]:
+    """The files of Python at the top of ``path`` and in its folders, links too; WeightsError if one cannot be read."""
+    try:
+        places = [path, *sorted(part for part in path.iterdir() if part.is_dir())]
+        found = sorted(file for place in places for file in place.iterdir())
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be searched for code: {error}") from error
+    return [file.relative_to(path).as_posix() for file in found if file.name.lower().endswith(".py")]
 
 
 def load_wrapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,38 @@ def test_pickles_and_code_of_a_folders_own_are_never_opened(tmp_path: Path) -> N
         ({"scheduler": ["evil", "Evil"]}, "scheduler is of 'evil', whose code is not run"),
     ):
         index.write_text(json.dumps({**told, **changed}), "utf-8")
-        for place in ("", "scheduler"):
-            (tmp_path / place / "evil.py").write_text("raise SystemExit('code ran')", "utf-8")
         with pytest.raises(WeightsError, match=words):
             sfumato.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("linked", ["", "file", "folder"])
+@pytest.mark.parametrize(
+    "name", ["unet/diffusers.py", "scheduler/diffusers.py", "pipeline.py", "unet/Evil.PY"]
+)
+def test_code_beside_the_parts_is_refused_before_diffusers_looks(
+    tmp_path: Path, name: str, linked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 0.37 it runs a part's diffusers.py, though the library that is named is its own."""
+    folder, away = tmp_path / "model", tmp_path / "away"
+    odd_folder(folder)
+    load_wrapped(folder)
+    away.mkdir()
+    file = folder / name
+    if linked == "folder" and file.parent != folder:
+        file.parent.rename(away / file.parent.name)
+        file.parent.symlink_to(away / file.parent.name, target_is_directory=True)
+        load_wrapped(folder)
+    target = away / "kept" if linked == "file" else file
+    target.write_text("raise SystemExit('code ran')", "utf-8")
+    if linked == "file":
+        file.symlink_to(target)
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("diffusers was asked")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", opened)
+    with pytest.raises(WeightsError, match=f"holds {re.escape(name)}, whose code is not run here"):
+        sfumato.load(str(folder))
 
 
 def test_settings_that_are_no_settings_are_told(tmp_path: Path) -> None:
