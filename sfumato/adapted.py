@@ -167,14 +167,18 @@ class Adapters:
             Path(target), adapter, places, layout, dtype=wanted, metadata=facts
         ), adapter.notes
 
+    def asked(self, task: Any) -> Exactly:
+        """What acts in a request of ``task``: what stands, and what its prompts name."""
+        parsed = list(_parsed(task))
+        return Exactly(
+            uses=tuple(self._named(parsed)), words=self._words(task, parsed), merged=self.given.merged
+        )
+
     @contextmanager
     def during(self, task: Any, exactly: Exactly | None = None) -> Iterator[Acting]:
         """Let what stands and what the prompts of ``task`` name act, or ``exactly`` what a recipe says."""
-        parsed = list(_parsed(task))
-        wanted = {adapter.name for prompt in parsed for adapter in prompt.adapters}
-        if exactly is None:
-            uses = self._named(parsed)
-            exactly = Exactly(uses=tuple(uses), words=self._words(task, parsed), merged=self.given.merged)
+        wanted = {adapter.name for prompt in _parsed(task) for adapter in prompt.adapters}
+        exactly = exactly or self.asked(task)
         if not exactly.uses and not exactly.words and not self.standing and not wanted:
             yield Acting()
             return

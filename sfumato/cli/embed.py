@@ -23,7 +23,11 @@ MOST = 1_000
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="the .safetensors file to write"
 )
 @click.option("--from", "listed", type=click.Path(path_type=Path), help="a file with a prompt in each line")
-@click.option("--steps", type=int, help="how many steps schedules in prompts are for (default: the model's)")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="how many steps schedules in prompts are for (default: the model's)",
+)
 @click.option("--force", is_flag=True, help="replace a file that exists")
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
 @model_options
