@@ -169,6 +169,14 @@ def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:
     return dtype_named(name, device), ""
 
 
+def adapts_texts(path: str | os.PathLike[str], allow_pickle: bool) -> bool:
+    """Whether the adapter at ``path`` changes text encoders."""
+    from sfumato.adapters import load_adapter
+
+    layers = load_adapter(Path(path), partial=True, allow_pickle=allow_pickle).layers
+    return any(all(place.startswith("text") for place in layer.places) for layer in layers)
+
+
 def remake(
     path: str | os.PathLike[str],
     model: str | None = None,
@@ -192,7 +200,8 @@ def remake(
     task = remaking.task_of(bare, path, parents, request)
     remaking.check_model(recipe, path, model, MODELS)
     if remaking.is_embedded(recipe):
-        told["encoders"] = False
+        # Encoders that adapters changed were there, though their work was read from the file.
+        told.setdefault("encoders", any(adapts_texts(use.path, pickled) for use in exactly.uses))
     from sfumato.families.wider import columns_of
 
     # A model whose first layer an adapter makes wider is made with it.

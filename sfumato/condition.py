@@ -118,6 +118,7 @@ class Cond:
     exemplar_mask: Tensor | None = None
     exemplar_vector: Tensor | None = None
     exemplar_label: Tensor | None = None
+    exemplar_counts: Tensor | None = None
     manner: Manner | None = None
 
     def named(self) -> dict[str, Tensor]:

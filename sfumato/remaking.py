@@ -38,7 +38,11 @@ def task_of(
     plain = {name: value for name, value in arguments.items() if name not in parents}
     task, _ = request(recipe.task, **plain, **parents)
     for name, told in hashes.items():
-        for found, wanted in zip(_several(getattr(task, name)), _several(told), strict=False):
+        for found, wanted in zip(_several(getattr(task, name, None)), _several(told), strict=False):
+            if not hasattr(found, "hash"):
+                raise InvalidRequest(
+                    f"the recipe of {path} is not understood: {name} is no picture and no file"
+                )
             if found.hash != wanted:
                 raise InvalidRequest(
                     f"{name} is not the picture that {path} was made from: its hash is {found.hash[:12]}..., and the "

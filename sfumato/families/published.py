@@ -189,7 +189,11 @@ def load_checkpoint(
         notes=lambda prompt: [
             *said,
             *getattr(codec, "notes", ()),
-            *(kind.dropped(kit, prompt) if encoders else ()),
+            *(
+                kind.dropped(kit, prompt)
+                if all(place in nets for place in texts.encoders(kind.needs))
+                else ()
+            ),
         ],
         schedule_of=asked.schedule_of,
         refused={"text2image": why_not} if why_not else {},

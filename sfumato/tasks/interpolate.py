@@ -96,7 +96,7 @@ class Interpolate(Sized, MaybePrompted):
         if once is None:
             return None
         steps: int = self.resolved(model.defaults)["steps"]
-        ends = self.prompt, self.prompt_to or self.prompt
+        ends = self.prompt, self.prompt if self.prompt_to is None else self.prompt_to
         # The conditions of prompts that change over the steps are not mixed, but what the network says of them.
         apart = ends[0] != ends[1] and not all(
             read(Prompt(text=text, dialect=self.dialect), {}, steps).steady for text in ends

@@ -15,7 +15,10 @@ from sfumato.tasks.given import PNG, raster
 MOST = 16
 """How many pictures one prompt may have."""
 STRONGEST = 10.0
-DESCRIPTION = "a picture that is part of the prompt, for models that read some, and how strongly it is seen: FILE or FILE:0.5"
+DESCRIPTION = (
+    "a picture that is part of the prompt, for models that read some, and how strongly it is seen: "
+    "FILE or FILE:0.5"
+)
 _STRENGTH = re.compile(r"(?P<file>.+):(?P<strength>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.DOTALL)
 
 
@@ -58,6 +61,9 @@ def _looks(value: Any, info: ValidationInfo) -> tuple[Look, ...]:
     made = []
     for one in given:
         picture, strength = parted(one)
+        if isinstance(picture, Look):  # a field that was read before
+            made.append(picture)
+            continue
         if not 0 <= strength <= STRONGEST:
             raise ValueError(f"look: a strength of {strength:g} is not allowed; use 0 to {STRONGEST:g}")
         found = raster(picture, "look")

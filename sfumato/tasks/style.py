@@ -94,8 +94,7 @@ class Style(Sized, Prompted):
                 return to.result(await model.decode(z.expand(len(to.rows), *z.shape[1:])))
             x = to.start(z)
             noise = (x - first.alpha * z) / first.sigma
-        unseen = tuple(replace(look, strength=0.0) for look in self.look)  # as many tokens as the prompt has
-        reference = single((await to.conditions(self.source, None, looks=unseen))[0], "source")
+        reference = single((await to.conditions(self.source, None, looks=()))[0], "source")
         if self.path == "inverted":
             along = await inverted_path(to, y, reference)
         else:
@@ -140,24 +139,32 @@ def beside(denoise: Branches, along: Reference, reference: Cond) -> Branches:
 
 
 def _with(cond: Cond, other: Tensor, own: dict[str, Tensor]) -> Cond:
-    """``cond`` with the reference ``other`` and its condition, tokens of both filled up to one length."""
+    """``cond`` with the reference ``other`` and its condition, tokens of both filled up to one length and masked."""
     if cond.manner is None or not cond.manner.share:
         return cond
     doors: dict[str, Any] = {"exemplar": other}
-    for name in ("tokens", "mask", "vector", "label"):
-        mine, value = getattr(cond, name), own.get(name)
-        if mine is None or value is None:
-            continue
-        if name in ("tokens", "mask") and own.get("mask") is not None:
-            length = max(mine.shape[1], value.shape[1])
-            mine, value = _filled(mine, length), _filled(value, length)
-            doors[name] = mine
-        doors[f"exemplar_{name}"] = value
+    for name in ("vector", "label"):
+        if getattr(cond, name) is not None and name in own:
+            doors[f"exemplar_{name}"] = own[name]
+    if cond.tokens is None or "tokens" not in own:
+        return replace(cond, **doors)
+    mine, value = cond.named(), dict(own)
+    counts = [each["tokens"].shape[1] for each in (mine, value)]
+    for name, begin in (("mask", torch.bool), ("counts", cond.tokens.dtype)):
+        uneven = name == "mask" and counts[0] != counts[1]
+        if name in mine or name in value or uneven:
+            for each in (mine, value):
+                rows = each["tokens"]
+                each.setdefault(name, torch.ones(rows.shape[:2], dtype=begin, device=rows.device))
+    for name in ("tokens", "mask", "counts"):
+        if name in mine:
+            doors[name] = _filled(mine[name], max(counts))
+            doors[f"exemplar_{name}"] = _filled(value[name], max(counts))
     return replace(cond, **doors)
 
 
 def _filled(values: Tensor, length: int) -> Tensor:
-    """Tokens (B, L, D), or their mask (B, L), with zeros up to ``length``."""
+    """Tokens (B, L, D), or what is said of each (B, L), with zeros up to ``length``."""
     missing = length - values.shape[1]
     return functional.pad(values, (0, 0) * (values.ndim - 2) + (0, missing)) if missing else values
 

@@ -27,6 +27,7 @@ from sfumato.families.published import load_checkpoint
 from sfumato.families.split import opened
 from sfumato.model import Model
 from sfumato.process.level import Level
+from sfumato.tasks.style import Style
 from sfumato.tasks.text2image import Text2Image
 from sfumato.weights.source import open_source
 from tests.families.test_published import far, folded, unfolded, walked
@@ -307,3 +308,16 @@ def test_without_text_encoders_pictures_are_the_whole_prompt(flux: Peer, prior: 
     assert not tokens(ours.conditioner([Prompt(text="", absent=True, negative=True)])).any()
     with pytest.raises(InvalidRequest, match="without its text encoders"):
         ours.conditioner([Prompt(text="a cat", looks=looks(1))])
+    assert ours.notes(Prompt(text=" ", looks=looks(1))) is not None
+
+
+def test_a_reference_of_style_sees_no_picture(schnell: Peer, prior: Peer) -> None:
+    """By attention strength 0 is the prompt alone to it too; and what is avoided, which is shorter, goes with it."""
+    ours = model(schnell, prior)
+    fields: dict[str, Any] = {"image": picture(4), "prompt": "a red cat", "source": "dog", "negative": "night"}
+    fields |= {"steps": 2, "seed": 3, "size": "64x80", "guidance": 3.0}
+    plain = walked(ours, Style(**fields))[0]
+    none = walked(ours, Style(**fields, look=[(picture(), 0.0)], look_by="attention"))[0]
+    some = walked(ours, Style(**fields, look=[(picture(), 1.0)], look_by="attention"))[0]
+    assert far(none, plain) < 1e-9
+    assert far(some, plain) > 1e-3

@@ -192,3 +192,15 @@ def test_recipes_that_are_wrong_are_told(arguments: dict[str, Any], pictures: An
     recipe = Recipe("text2image", "gaussian", "0" * 64, {"prompt": "left", **arguments})
     with pytest.raises(InvalidRequest, match=fault):
         task_of(recipe, "x.png", {} if pictures is None else {"look": pictures}, request)
+
+
+def test_a_recipe_whose_parent_is_no_picture_is_refused() -> None:
+    arguments = {"prompt": "left", "parents": {"prompt": "0" * 64}}
+    recipe = Recipe("text2image", "gaussian", "0" * 64, arguments, {})
+    with pytest.raises(InvalidRequest, match=r"the recipe of x\.png is not understood: prompt is no picture"):
+        task_of(recipe, "x.png", {"prompt": "left"}, request)
+
+
+def test_a_picture_that_was_read_is_not_read_again() -> None:
+    task = make(Text2Image, prompt="left", look=[(SEEN, 0.5)])
+    assert replace(task, seed=2).look[0].pixels is task.look[0].pixels
