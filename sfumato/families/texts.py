@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 from sfumato.condition import Cond, Masks, Prompt, ready_or
 from sfumato.errors import InvalidRequest
@@ -69,11 +70,11 @@ def texts_of(
 
 
 def hashes(parts: Mapping[str, Part]) -> Callable[[], Mapping[str, str]]:
-    """Finds the sha256 of the files of each of ``parts``; found at once where the files will be gone."""
+    """Finds the sha256 of the files of each of ``parts``, once; at once where the files will be gone."""
     if any(part.source.closing for part in parts.values()):
         found = {place: part.source.hash() for place, part in parts.items()}
         return lambda: found
-    return lambda: {place: part.source.hash() for place, part in parts.items()}
+    return cache(lambda: {place: part.source.hash() for place, part in parts.items()})
 
 
 def _pooled(kind: Family, parts: Parts) -> int:

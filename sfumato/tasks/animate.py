@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from sfumato.ask import gather
 from sfumato.errors import InvalidRequest
-from sfumato.tasks.embedded import DESCRIPTION, MaybeEmbedded
+from sfumato.tasks.embedded import DESCRIPTION, MaybeEmbedded, check_there
 from sfumato.tasks.interpolate import Interpolate
 from sfumato.tasks.sampling import CONFIG, Seed, Sized, Text, again
 from sfumato.tasks.task import Result
@@ -66,6 +66,7 @@ class Animate(Sized):
             raise ValueError(
                 f"seeds has {len(self.seeds)} values for {len(self.prompts)} prompts: give each key one, or none"
             )
+        check_there(self)
 
     async def __call__(self, model: Any) -> Any:
         """Walk the rows between the keys side by side."""

@@ -46,13 +46,14 @@ def filled(values: dict[str, Any]) -> dict[str, Any]:
     """
     file = _embedded(values.get("embedded"))
     if file is None or values.get("prompt"):
-        return values
+        return {**values, "embedded": file}
     if len(file.asked) != 1:
         raise InvalidRequest(
             f"{file.path} holds {len(file.asked)} embedded prompts: say which, such as "
             f"{' or '.join(repr(one.get('prompt', '')) for one in file.asked[:3])}"
         )
-    told = {name: value for name, value in file.asked[0].items() if not values.get(name)}
+    given = {name for name, value in values.items() if value is not None} - {"prompt"}
+    told = {name: value for name, value in file.asked[0].items() if name not in given}
     return {**values, **told, "embedded": file}
 
 
@@ -60,9 +61,13 @@ def check_there(task: Any) -> None:
     """Refuse plain texts of ``task`` that are not in its file, before anything is loaded."""
     if task.embedded is None or task.dialect != "plain" or task.clip_skip or task.padding:
         return
-    for name in ("prompt", "prompt_to", "source", "negative"):
-        text, avoided = getattr(task, name, None), name == "negative"
-        if not text or task.apart("negative" if avoided else "prompt"):
+    apart = getattr(task, "apart", lambda name: {})
+    named = [(getattr(task, name, None), name) for name in ("prompt", "prompt_to", "source", "negative")]
+    texts = [(text, name) for text, name in named if text]
+    texts += [(text, "prompt") for text in getattr(task, "prompts", ())]
+    for text, name in texts:
+        avoided = name == "negative"
+        if apart("negative" if avoided else "prompt"):
             continue
         told = Prompt(text=text, negative=avoided).wording
         if not task.embedded.has(told):

@@ -1,0 +1,85 @@
+"""What is asked beside a file of embedded prompts, and what of it is told before any long work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sfumato
+from sfumato.errors import InvalidRequest
+from sfumato.families.checkpoint import Part
+from sfumato.families.texts import hashes
+from sfumato.loaded import Loaded
+from sfumato.tasks.animate import Animate
+from sfumato.tasks.task import make
+from sfumato.tasks.text2image import Text2Image
+from sfumato.text.embedded import Embedded, open_embedded
+from sfumato.weights.source import Source
+from tests.peers.pipelines import PIPELINES, peer
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 1."""
+    return peer(PIPELINES["sd1"], tmp_path_factory.mktemp("asked") / "sd1").folder
+
+
+@pytest.fixture(scope="module")
+def texts(sd1: Path) -> Loaded:
+    """Its text encoders."""
+    return sfumato.load(str(sd1), dtype="float32", draws=False)
+
+
+def test_what_is_said_counts_before_what_the_file_was_written_for(texts: Loaded, tmp_path: Path) -> None:
+    file = tmp_path / "cat.safetensors"
+    texts.embed(file, {"prompt": "a red cat", "negative": "grey", "clip_skip": 1})
+    task = make(Text2Image, embedded=file, negative="")
+    assert (task.prompt, task.negative, task.clip_skip) == ("a red cat", "", 1)
+    with pytest.raises(InvalidRequest, match=r"'a red cat' is not among .*'a red cat' \(clip_skip 1\)"):
+        make(Text2Image, embedded=file, clip_skip=0)
+    task = make(Text2Image, embedded=file, prompt="", negative=None)
+    assert (task.prompt, task.negative, task.clip_skip) == ("a red cat", "grey", 1)
+
+
+def test_a_file_is_opened_once_and_encoders_are_hashed_once(
+    texts: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = texts.embed(tmp_path / "cat.safetensors", "a red cat").path
+    opened: list[Any] = []
+    hashed: list[Path] = []
+
+    def open_counted(path: Any) -> Embedded:
+        opened.append(path)
+        return open_embedded(path)
+
+    def hash_counted(source: Source) -> str:
+        hashed.append(source.path)
+        return "0" * 64
+
+    monkeypatch.setattr("sfumato.tasks.embedded.open_embedded", open_counted)
+    monkeypatch.setattr(Source, "hash", hash_counted)
+    for said in ({}, {"prompt": "a red cat"}):
+        assert make(Text2Image, embedded=str(file), **said).embedded == open_embedded(file)
+    assert opened == [str(file)] * 2
+    places = ("text", "text_2")
+    find = hashes(
+        {
+            place: Part(kind="clip", layout="diffusers", source=Source(Path(place), {}), config=None)
+            for place in places
+        }
+    )
+    assert hashed == []
+    assert find() == find() == dict.fromkeys(places, "0" * 64)
+    assert hashed == [Path(place) for place in places]
+
+
+def test_prompts_of_an_animation_are_looked_for_before_anything_is_loaded(
+    texts: Loaded, tmp_path: Path
+) -> None:
+    file = texts.embed(tmp_path / "pets.safetensors", "a red cat", "a blue dog").path
+    make(Animate, prompts=("a red cat", "a blue dog"), embedded=file)
+    for other in ("a cat", ""):
+        with pytest.raises(InvalidRequest, match=f"the prompt '{other}' is not among"):
+            make(Animate, prompts=("a red cat", other), embedded=file)
