@@ -42,7 +42,7 @@ SOLVES: dict[str, Any] = {
 }
 """The settings of UniPC on a rectified flow that are ``unipc`` here."""
 NEAR = 1 - 1e-6
-"""The first sigma that diffusers' UniPC asks at, in place of 1."""
+"""The first sigma that diffusers' UniPC asks at, in place of 1; the others stay where they were."""
 
 
 def process_of(pipe: Any, path: Path, way: Way | None) -> Process:
@@ -61,7 +61,10 @@ def process_of(pipe: Any, path: Path, way: Way | None) -> Process:
         return _flow(pipe, named, told, path, way)
     shift, zero = 1.0, False
     if named == SHIFTED_DDIM:
-        shift, zero = float(told.get("snr_shift_scale", 3.0)), bool(told.get("rescale_betas_zero_snr"))
+        shift, zero = (
+            number(told, "snr_shift_scale", 3.0, str(path)),
+            bool(told.get("rescale_betas_zero_snr")),
+        )
         named, told = "DDIMScheduler", {**told, "clip_sample": False, "rescale_betas_zero_snr": False}
     predicted = told.get("prediction_type")
     if named not in SAMPLERS or predicted not in PREDICTED_BY_TABLES:
@@ -109,7 +112,8 @@ def _flow(pipe: Any, named: str, told: dict[str, Any], path: Path, way: Way | No
     if way.mu == "scarce" and not dynamic:
         defaults = replace(defaults, grid="linspace")
     if terminal:
-        defaults = replace(defaults, grid=f"even(terminal={float(terminal)})")
+        end = number({"shift_terminal": terminal}, "shift_terminal", 0.0, str(path), most=1 - 1e-9)
+        defaults = replace(defaults, grid=f"even(terminal={end})")
     twice = way.grid == "normal" and not dynamic
     plain = _plain("flow", shifted_twice(3.0) if twice else Flow(), "thousand", defaults)
     found = followed(plain, {**told, "_class_name": EULER}, str(path), flow=True)
@@ -133,7 +137,7 @@ def _solved(told: Told, path: Path, defaults: Defaults) -> Process:
         )
     shift = number(told, "flow_shift", 1.0, str(path))
     most = NEAR / (NEAR + shift * (1 - NEAR))
-    defaults = replace(defaults, sampler="unipc", grid="sgm_uniform", unit_start=True)
+    defaults = replace(defaults, sampler="unipc", grid="sgm_uniform(start=1)", unit_start=True)
     return _plain("flow", Flow(shift, t_max=most), "thousand", defaults)
 
 
@@ -168,7 +172,10 @@ def _defaults(pipe: Any, way: Way) -> Defaults:
 
 
 def whole(clock: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Whole thousandths below the clock, as diffusers' solvers keep their times; 999 for pure noise."""
+    """Whole thousandths below the clock, as diffusers' solvers keep their times; 999 for pure noise.
+
+    Of a clock that means a whole number it depends on the last bit, which in float64 is theirs (tested).
+    """
     return torch.floor(clock.clamp(max=999))
 
 

@@ -83,14 +83,22 @@ def normal(schedule: Schedule, steps: int) -> list[Level]:
     return [schedule.level(schedule.t_max), *inner, schedule.level(schedule.t_min)]
 
 
-def sgm_uniform(schedule: Schedule, steps: int) -> list[Level]:
+def sgm_uniform(schedule: Schedule, steps: int, *, start: float = 0.0) -> list[Level]:
     """Times ``t_max - i (t_max - t_min) / n``, not rounded: n even steps to t_min, which is left out.
 
     (ComfyUI: "sgm_uniform", after Stability's generative-models.) On a rectified flow this is also diffusers'
-    ``use_flow_sigmas``.
+    ``use_flow_sigmas``, whose UniPC clamps the first of times from 1 alone: ``start``, where not 0, is where the line
+    begins in place of t_max, at which the first level stays. InvalidRequest unless that is from t_max to 1, of a
+    rectified flow.
     """
-    stride = (schedule.t_max - schedule.t_min) / steps
-    return [schedule.level(schedule.t_max - i * stride) for i in range(steps)]
+    if start and not (isinstance(schedule, Flow) and schedule.t_max <= start <= 1):
+        raise InvalidRequest(
+            f"start = {start:g} is outside what is allowed: 0, or t_max to 1 of a rectified flow (t_max is "
+            f"{schedule.t_max:.9g} here)"
+        )
+    high = start or schedule.t_max
+    stride = (high - schedule.t_min) / steps
+    return [schedule.level(min(schedule.t_max, high - i * stride)) for i in range(steps)]
 
 
 def simple(schedule: Schedule, steps: int) -> list[Level]:

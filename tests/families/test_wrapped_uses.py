@@ -18,6 +18,7 @@ from torch import Tensor
 import sfumato
 from sfumato.adapted import Given
 from sfumato.condition import Prompt
+from sfumato.denoiser import row_levels
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families.encoded import asked, returned, usual
 from sfumato.families.listing import NATIVE_CLASSES
@@ -25,6 +26,7 @@ from sfumato.families.ways import FILMS, REFUSED, WAYS, refusal
 from sfumato.families.wrapped import is_for, load_wrapped, wrapped
 from sfumato.loaded import Loaded
 from sfumato.model import Model
+from sfumato.process.grid import make_grid
 from tests.families.test_published import far
 from tests.peers.wrapped_pipelines import wrapped_pipeline
 from tests.peers.wrapped_words import flow
@@ -360,6 +362,41 @@ def test_sizes_are_those_of_the_networks() -> None:
     pipe = wrapped_pipeline("prx")
     pipe.default_sample_size = 256
     assert wrapped(pipe, Path()).defaults.height == 256
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 6.0])
+def test_a_solver_asks_at_the_whole_thousandths_of_diffusers(shift: float) -> None:
+    """Of every number of steps, also where the thousandths are exact: they are cut, so that the last bit decides."""
+    pipe = wrapped_pipeline("hidream full")
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=shift)
+    model = wrapped(pipe, Path())
+    shape, before = model.codec.shape(64, 64), model.denoiser.network.before
+    assert callable(before)
+    exact = 0
+    for steps in range(2, 101):
+        grid = make_grid(model.defaults.grid, steps=steps, schedule=model.schedule(shape))
+        clock = model.denoiser.clock(row_levels(list(grid[:-1])))
+        pipe.scheduler.set_timesteps(steps)
+        assert before(clock, shape).tolist() == pipe.scheduler.timesteps.tolist(), steps
+        assert np.allclose([at.sigma for at in grid], pipe.scheduler.sigmas, rtol=0, atol=1e-7)
+        exact += int((clock[1:] - clock[1:].round()).abs().lt(1e-9).sum())
+    assert (exact > 0) == (shift in (1.0, 6.0))
+
+
+@pytest.mark.parametrize("told", ["q", [1], True, -1, 0, float("nan")])
+def test_shifts_that_are_no_numbers_are_told(told: Any) -> None:
+    pipe = wrapped_pipeline("qwen")
+    if told != 0:  # which is none
+        pipe.scheduler = flow(use_dynamic_shifting=True)
+        pipe.scheduler.register_to_config(shift_terminal=told)
+        with pytest.raises(WeightsError, match="says shift_terminal = "):
+            wrapped(pipe, Path())
+    pipe = wrapped_pipeline("kolors")
+    pipe.scheduler = diffusers.CogVideoXDDIMScheduler(prediction_type="epsilon")
+    assert wrapped(pipe, Path())
+    pipe.scheduler.register_to_config(snr_shift_scale=told)
+    with pytest.raises(WeightsError, match="says snr_shift_scale = "):
+        wrapped(pipe, Path())
 
 
 def test_schedulers_that_pipelines_use_otherwise() -> None:

@@ -84,3 +84,9 @@ def test_it_is_for_flows() -> None:
         make_grid("even", steps=4, schedule=schedule("cosine"))
     with pytest.raises(InvalidRequest, match="tokens = 0"):
         tokens_shift(0)
+
+
+@pytest.mark.parametrize(("start", "made"), [(0.5, "flow"), (2, "flow"), (1, "cosine"), (1, "linear")])
+def test_a_line_starts_at_t_max_or_above(start: float, made: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"start = {start:g} is outside"):
+        make_grid(f"sgm_uniform(start={start})", steps=4, schedule=schedule(made))
