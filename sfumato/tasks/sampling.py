@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -162,7 +162,8 @@ class Sized(Sampling):
 class Plan:
     """What a request comes to on a model, with all that could be wrong already told.
 
-    ``rows`` are the numbers of the pictures to make, counted from 0; ``branches`` answers for the model.
+    ``known`` are the conditions that were asked for, by their texts: each is embedded once. ``rows`` are the numbers of
+    the pictures to make, counted from 0; ``branches`` answers for the model.
     """
 
     task: Any
@@ -177,6 +178,7 @@ class Plan:
     shape: tuple[int, ...]
     size: tuple[int, int]
     branches: Branches
+    known: dict[Hashable, Cond] = dataclasses.field(default_factory=dict)
 
     @property
     def split(self) -> bool:
@@ -205,7 +207,14 @@ class Plan:
         return want, await self._told(negative, "negative")
 
     async def _told(self, text: str | None, name: str, looks: tuple[Look, ...] = ()) -> Cond:
-        """The condition of ``text``, the task's prompt or negative; other encoders' texts belong to the task's own."""
+        """The condition of ``text``, the task's prompt or negative, with pictures; embedded when first asked for."""
+        key = (text, name, tuple((look.hash, look.strength, look.attention) for look in looks))
+        if key not in self.known:
+            self.known[key] = await self._embedded(text, name, looks)
+        return self.known[key]
+
+    async def _embedded(self, text: str | None, name: str, looks: tuple[Look, ...]) -> Cond:
+        """The same, anew; other encoders' texts belong to the task's own."""
         width, height = self.size
         apart = embedded.apart_of(self.task, text, name)
         prompt = replace(

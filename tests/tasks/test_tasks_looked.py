@@ -204,3 +204,13 @@ def test_a_recipe_whose_parent_is_no_picture_is_refused() -> None:
 def test_a_picture_that_was_read_is_not_read_again() -> None:
     task = make(Text2Image, prompt="left", look=[(SEEN, 0.5)])
     assert replace(task, seed=2).look[0].pixels is task.look[0].pixels
+
+
+def test_a_text_is_embedded_once_in_a_request() -> None:
+    """Of a composition the negative prompt too, which goes with each of its regions."""
+    model, asked = seeing()
+    regions = ("rect(0, 0, 50%, 100%): right", "rect(50%, 0, 50%, 100%): left")
+    run(make(TASKS["compose"], **{**CELLS["compose"], "regions": regions, "steps": 1})(model))
+    texts = [(prompt.text, prompt.negative) for prompt in asked]
+    assert len(texts) == len(set(texts))
+    assert any(negative for _, negative in texts)
