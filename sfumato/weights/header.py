@@ -140,14 +140,16 @@ def _read_text(file: BinaryIO, size: int) -> bytes:
     start = file.read(8)
     if len(start) < 8:
         raise ValueError(f"a safetensors file has at least 8 bytes, this one {size}")
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x04"):
+    length, first = int.from_bytes(start, "little"), file.read(1)
+    # A header of 640 or 1152 bytes begins as a pickle does: what follows tells.
+    pickled = start[:2] in (b"\x80\x02", b"\x80\x04") and (first != b"{" or length > size - 8)
+    if pickled or start[:4] == b"PK\x03\x04":
         raise ValueError("it is a pickled checkpoint that was named .safetensors")
-    length = int.from_bytes(start, "little")
     if length > MAX_HEADER:
         raise ValueError(f"the header would be {length:,} bytes long, more than the {MAX_HEADER:,} allowed")
     if length > size - 8:
         raise ValueError(f"the header would be {length:,} bytes long, the file is {size:,}: truncated?")
-    text = file.read(length)
+    text = (first + file.read(length - 1)) if length else b""
     if len(text) < length:
         raise ValueError("the file ends within its header")
     return text

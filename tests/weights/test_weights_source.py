@@ -338,6 +338,19 @@ def test_a_pickle_under_another_name_is_named(tmp_path: Path) -> None:
         open_source(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("length", [640, 1152, 640 + 65536])
+def test_a_header_as_long_as_a_pickle_begins_is_a_header(tmp_path: Path, length: int) -> None:
+    """Its length is then written in the bytes with which a pickle says its protocol."""
+    path = tmp_path / "a.safetensors"
+    save_file(some(), path, {"note": ""})
+    bare = int.from_bytes(path.read_bytes()[:8], "little")
+    save_file(some(), path, {"note": "x" * (length - bare)})
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04")
+    with open_source(path) as source:
+        assert source.metadata == {"note": "x" * (length - bare)}
+        assert torch.equal(source.read("a.weight"), some()["a.weight"])
+
+
 def test_what_we_write_without_tensors_opens_without_any(tmp_path: Path) -> None:
     assert open_source(save_tensors(tmp_path / "x.safetensors", {}, metadata={"a": "b"})).metadata == {
         "a": "b"
