@@ -37,9 +37,8 @@ BASES = {
     "lumina2": ("lumina-2", "lumina2"),
 }
 """A family's name in ModelSpec and in kohya's metadata."""
-PADDING = {"sd3": False, "flux": False, "chroma": True, "pixart": True}
-"""Whether T5's padding is masked, in families that read T5: what trainers write of it, since not all agree."""
 MASKED = "ss_apply_t5_attn_mask"
+"""What trainers write of T5's padding, since not all mask it: "True" or "False"."""
 PREDICTS = {"eps": "epsilon"}
 """ModelSpec's names of predictions, where they are others."""
 
@@ -139,7 +138,7 @@ def metadata_for(
 
     ``base`` is a family of BASES, or the name that ModelSpec has for another architecture; ``predicts`` what its
     network predicts (eps, v, flow); ``masked`` whether T5's padding was masked in training, by default what the adapter
-    says itself, or else as the family is used. ``more`` are further fields of ModelSpec: author, description,
+    says itself, if anything. ``more`` are further fields of ModelSpec: author, description,
     resolution, trigger_phrase, license, usage_hint, tags.
     """
     architecture, version = BASES.get(base, (base, base))
@@ -167,9 +166,9 @@ def metadata_for(
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
     }
-    if masked is not None or base in PADDING:
-        usual = adapter.metadata.get(MASKED, str(PADDING.get(base, False)))
-        found[MASKED] = usual if masked is None else str(masked)
+    told = adapter.metadata.get(MASKED) if masked is None else str(masked)
+    if told is not None:
+        found[MASKED] = told
     if ranks:
         found["ss_network_dim"] = str(ranks[0][0])
     if alphas:
