@@ -81,6 +81,7 @@ def embed(
         path,
         rows,
         family=model.texts.families[0],
+        reads=model.texts.reads,
         encoders=model.texts.encoders(),
         asked=asked,
         more={"model": model.name, "dtype": dtype, **acting.facts},

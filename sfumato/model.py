@@ -91,7 +91,8 @@ class Texts:
     """What a model reads of texts alone, so that they may be embedded elsewhere: ``tokens`` and a ``vector``, so wide.
 
     ``encode`` makes that of prompts: a condition without sizes and guidance, which are the request's. ``families`` are
-    those whose embedded prompts it takes; ``masked`` whether a mask is read. ``encoders`` finds the sha256 of each text
+    those whose embedded prompts it takes; ``masked`` whether a mask is read. ``reads`` is by whose rules it reads (see
+    families.reads), so many tokens (``length``) by T5 or a language model. ``encoders`` finds the sha256 of each text
     encoder that is loaded. ``identity`` is the model's without its text encoders.
     """
 
@@ -100,6 +101,8 @@ class Texts:
     encode: Callable[[Sequence[Prompt]], Cond]
     vector: int = 0
     masked: bool = False
+    reads: str = ""
+    length: int = 0
     encoders: Callable[[], Mapping[str, str]] = field(default=dict)
     identity: str | Callable[[], str] = ""
 
@@ -109,6 +112,11 @@ class Texts:
             raise InvalidRequest(
                 f"{states.name} is embedded for models of the family {states.family!r}, and this one is of "
                 f"{' or '.join(map(repr, self.families))}"
+            )
+        if states.reads and self.reads and states.reads != self.reads:
+            raise InvalidRequest(
+                f"{states.name} was read as by {states.reads!r}, in {states.tokens.shape[1]} tokens, and the model "
+                f"{model!r} reads as {self.reads!r}, in {self.length} tokens: embed the prompt with this model"
             )
         widths = {
             "tokens": states.tokens.shape[-1],

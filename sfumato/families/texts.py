@@ -10,6 +10,7 @@ from sfumato.errors import InvalidRequest
 from sfumato.families.checkpoint import Part
 from sfumato.families.family import Family, Kit, Parts
 from sfumato.families.looks import pictured, seen, wordless
+from sfumato.families.reads import READS, Reads, reads_of
 from sfumato.model import Conditioner, Texts
 from sfumato.nn.unet import UNetConfig
 
@@ -58,11 +59,15 @@ def texts_of(
     """What a model of ``kind`` reads of texts; None if it reads none. ``families`` are those of equal conditions."""
     if not encoders(kind.needs):
         return None
+    reads = reads_of(kind.name, kind.variant) or ""
+    rule = READS.get(reads, Reads())
     return Texts(
         families=families,
         tokens=int(kit.parts["denoiser"].config.tokens),
         vector=_pooled(kind, kit.parts),
         masked=masks_of(kit) != "never",
+        reads=reads,
+        length=rule.t5 or rule.language,
         encode=lambda prompts: encoded(kind, kit, prompts),
         encoders=hashes({place: part for place, part in kit.parts.items() if place in encoders(kit.nets)}),
         identity=identity,

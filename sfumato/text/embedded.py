@@ -49,7 +49,8 @@ _SHOWN = 5  # prompts that an error names
 class States:
     """What text encoders made of one prompt: ``tokens`` (1, L, D), their ``mask`` (1, L), a ``vector`` (1, P).
 
-    ``name`` is what errors call it, ``family`` of which models it is, empty if the file does not say.
+    ``name`` is what errors call it, ``family`` of which models it is, and as which of them it was read (``reads``: a
+    variant of a family may read more tokens than another), both empty if the file does not say.
     """
 
     name: str
@@ -57,6 +58,7 @@ class States:
     mask: Tensor | None = None
     vector: Tensor | None = None
     family: str = ""
+    reads: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class Embedded:
     rows: Mapping[str, Mapping[str, str]] = field(repr=False)
     asked: tuple[Mapping[str, Any], ...] = ()
     family: str = ""
+    reads: str = ""
     encoders: Mapping[str, str] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
@@ -114,7 +117,9 @@ class Embedded:
             if not bool(((mask == 0) | (mask == 1)).all()):
                 raise WeightsError(f"{self.rows[wording]['mask']} of {self.path} has values beside 0 and 1")
             doors["mask"] = mask.bool()
-        return States(name=f"{said(wording)} of {self.path.name}", family=self.family, **doors)
+        return States(
+            name=f"{said(wording)} of {self.path.name}", family=self.family, reads=self.reads, **doors
+        )
 
     def lacks(self, wording: str) -> str:
         """The sentence that the prompt of ``wording`` is not there."""
@@ -151,6 +156,7 @@ def write_embedded(
     rows: Sequence[Made],
     *,
     family: str,
+    reads: str = "",
     encoders: Mapping[str, str],
     asked: Sequence[Mapping[str, Any]],
     more: Mapping[str, Any] | None = None,
@@ -173,6 +179,7 @@ def write_embedded(
     told = {
         "version": 1,
         "family": family,
+        "reads": reads,
         "encoders": dict(encoders),
         "asked": [dict(one) for one in asked],
         "rows": [{"wording": one, "at": begin} for one, begin in places.items()],
@@ -217,6 +224,7 @@ def open_embedded(path: str | os.PathLike[str]) -> Embedded:
         rows=rows,
         asked=tuple(facts["asked"]),
         family=facts["family"],
+        reads=facts["reads"],
         encoders=facts["encoders"],
     )
 
@@ -232,7 +240,7 @@ def _foreign(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, st
     rows = [(wording(text), "")]
     if "negative_" + DOORS["tokens"] in entries:
         rows.append((wording("", negative=True, absent=True), "negative_"))
-    return {"rows": rows, "asked": [{"prompt": text}], "family": "", "encoders": {}}
+    return {"rows": rows, "asked": [{"prompt": text}], "family": "", "reads": "", "encoders": {}}
 
 
 def _own(path: Path, text: str) -> dict[str, Any]:
@@ -247,7 +255,8 @@ def _own(path: Path, text: str) -> dict[str, Any]:
             for one in told["asked"]
         ]
         encoders = {_text(place): _text(value) for place, value in told["encoders"].items()}
-        return {"rows": rows, "asked": asked, "family": _text(told["family"]), "encoders": encoders}
+        names = {"family": _text(told["family"]), "reads": _text(told.get("reads", ""))}
+        return {"rows": rows, "asked": asked, **names, "encoders": encoders}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(
             f"what {path} says of its embedded prompts is not understood: {error!r:.200}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sfumato
+from sfumato.condition import Prompt
 from sfumato.errors import InvalidRequest
 from sfumato.families.checkpoint import Part
 from sfumato.families.texts import hashes
@@ -83,3 +85,25 @@ def test_prompts_of_an_animation_are_looked_for_before_anything_is_loaded(
     for other in ("a cat", ""):
         with pytest.raises(InvalidRequest, match=f"the prompt '{other}' is not among"):
             make(Animate, prompts=("a red cat", other), embedded=file)
+
+
+def test_prompts_are_read_by_the_rules_of_the_models_variant(tmp_path: Path) -> None:
+    """FLUX.1's schnell and dev are one family, PixArt-alpha and -sigma too: of one prompt they read other lengths."""
+    folders = {name: peer(PIPELINES[name], tmp_path / name).folder for name in ("flux", "schnell")}
+    both = {name: sfumato.load(str(folder), dtype="float32") for name, folder in folders.items()}
+    files = {
+        name: model.embed(tmp_path / f"{name}.safetensors", "a cat").path for name, model in both.items()
+    }
+    said = "was read as by {!r}, in {} tokens, and the model 'flux' reads as {!r}, in {} tokens: embed the prompt"
+    ask: dict[str, Any] = {"steps": 1, "size": "64x64"}
+    short, long = ("flux-schnell", 256), ("flux", 512)
+    for file, model, told in (("schnell", "flux", (*short, *long)), ("flux", "schnell", (*long, *short))):
+        with pytest.raises(InvalidRequest, match=said.format(*told)):
+            both[model]("a cat", embedded=files[file], **ask)
+        texts = both[model].model.texts
+        assert texts is not None
+        assert (texts.reads, texts.length) == told[2:]
+        states = open_embedded(files[model]).find(Prompt(text="a cat").wording)
+        assert (states.reads, states.tokens.shape[1]) == told[2:]
+        texts.check(states, model)
+        texts.check(replace(states, family="", reads=""), model)  # of another program, which does not say
