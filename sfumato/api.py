@@ -147,7 +147,7 @@ def load(
                 packed=packed,
                 encoders=encoders,
                 draws=draws,
-                columns=columns_of([use.path for use in given.uses()], allow_pickle=allow_pickle),
+                columns=lambda: columns_of([use.path for use in given.uses()], allow_pickle=allow_pickle),
             )
     if refiner is not None:
         if not (encoders and draws):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from sfumato.families.looks import LOOKERS, looks_of
 from sfumato.families.marks import BY_SETTINGS, says_turbo
 from sfumato.families.split import blind, check_parts, stored, words_of
 from sfumato.families.surplus import idle, surplus
-from sfumato.families.told import Normal, Process, normal_of, predicted, process_of
+from sfumato.families.told import Normal, Process, normal_of, number, predicted, process_of
 from sfumato.families.wider import wider
 from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
@@ -110,7 +111,7 @@ def load_checkpoint(
     packed: bool = False,
     encoders: bool = True,
     draws: bool = True,
-    columns: int = 0,
+    columns: Callable[[], int] = lambda: 0,
 ) -> Model:
     """The model of ``checkpoint``, its networks in ``dtype`` on ``device``.
 
@@ -118,7 +119,7 @@ def load_checkpoint(
     Without ``encoders`` texts are not read, only what encoders made of them before; unless it ``draws``, denoiser and
     autoencoder have no weights, and texts are all that is read.
     ``packed`` keeps matrices in memory as the files have them where that takes fewer bytes than ``dtype``. ``columns``
-    are those of the first layer that an adapter will change, where they are more than there are (see wider).
+    finds how many of a FLUX.1's first layer an adapter will change, where they are more than there are (see wider).
     WeightsError says which part is missing or does not fit, UnknownName that no family or prediction is called so.
     """
     if predicts is not None:
@@ -151,8 +152,8 @@ def load_checkpoint(
         )
         for place, part in loaded.items()
     }
-    if "denoiser" in nets:
-        parts["denoiser"], nets["denoiser"] = wider(parts["denoiser"], nets["denoiser"], columns)
+    if "denoiser" in nets and parts["denoiser"].kind == "flux":
+        parts["denoiser"], nets["denoiser"] = wider(parts["denoiser"], nets["denoiser"], columns())
     every = {
         place: nets.get(place) or hollow(part.make) for place, part in parts.items() if place not in reading
     }
@@ -212,8 +213,8 @@ def codec_of(part: Part, network: Any, family: Family | None = None, normal: Nor
     """The codec of a loaded autoencoder, with the scale that its settings tell, or else the ``family``'s.
 
     A latent z becomes ``(z - shift) scale``, or ``(z - mean) scale / deviation`` where the settings tell both for each
-    channel, or ``normal`` does: what a single file's marks say. WeightsError where neither tells the scale: the files
-    of an autoencoder do not.
+    channel, or ``normal`` does: what a single file's marks say. WeightsError where neither tells the scale (the files
+    of an autoencoder do not), and for settings that are no such numbers.
     """
     told = part.source.config
     if part.kind == "tiny":
@@ -226,16 +227,34 @@ def codec_of(part: Part, network: Any, family: Family | None = None, normal: Nor
         )
     else:
         shift, scale = 0.0, 1.0
-    scale = float(told.get("scaling_factor") or scale)  # type: ignore[arg-type]
-    shift = float(told.get("shift_factor") or (0.0 if "scaling_factor" in told else shift))  # type: ignore[arg-type]
+    path = str(part.source.path)
+    shift = 0.0 if "scaling_factor" in told else shift
+    scale = number(told, "scaling_factor", scale, path, owner="autoencoder")
+    shift = number(told, "shift_factor", shift, path, least=-1e9, owner="autoencoder")
     mean, std = (torch.tensor([value], dtype=torch.float64) for value in (shift, 1.0))
     if normal is not None:
         mean, std, scale = normal
+        _check_channels(mean.tolist(), "mean", part)
+        _check_channels(std.tolist(), "deviation", part, least=1e-9)
     elif told.get("latents_mean") is not None and told.get("latents_std") is not None:
+        _check_channels(told["latents_mean"], "latents_mean", part)
+        _check_channels(told["latents_std"], "latents_std", part, least=1e-9)
         mean, std = (
             torch.tensor(told[name], dtype=torch.float64) for name in ("latents_mean", "latents_std")
         )
     return Latent(network, mean, std / scale)
+
+
+def _check_channels(values: Any, name: str, part: Part, *, least: float = -1e9) -> None:
+    """WeightsError unless ``values`` are a number from ``least`` on for each channel of the latent."""
+    path, channels = str(part.source.path), part.config.latent
+    if not isinstance(values, list) or len(values) != channels:
+        raise WeightsError(
+            f"the autoencoder of {path} says {name} = {values!r}, which must be a number for each of its {channels} "
+            "channels"
+        )
+    for value in values:
+        number({name: math.nan if value is None else value}, name, 0.0, path, least=least, owner="autoencoder")
 
 
 def _completed(part: Part, place: str, kind: Family) -> Part:
