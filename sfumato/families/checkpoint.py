@@ -186,6 +186,10 @@ SIZES = (
 """Settings that are numbers above 0, or lists of such, where they are told."""
 
 
+WHOLE = SIZES[:5]
+"""Those of them that count something."""
+
+
 def check_sizes(told: Mapping[str, Any]) -> None:
     """ValueError for one of SIZES that is none."""
     for name in SIZES:
@@ -194,6 +198,41 @@ def check_sizes(told: Mapping[str, Any]) -> None:
             number = isinstance(one, int | float) and not isinstance(one, bool)
             if one is not None and not (number and 0 < one < 1e9):
                 raise ValueError(f"{name} = {value!r}, which must be above 0,")
+            if name in WHOLE and isinstance(one, float):
+                raise ValueError(f"{name} = {value!r}, which must be whole,")
+
+
+def turned(config: FluxConfig | ChromaConfig | LuminaConfig | ZImageConfig, axes: Any, name: str) -> Any:
+    """``config`` with ``axes``, how many values of a head turn with each coordinate, where they are told.
+
+    ValueError, which calls them ``name``, unless they are as many as positions have coordinates, even (values turn in
+    pairs), and together the width of a head.
+    """
+    if axes is None:
+        return config
+    head, count = config.width // config.heads, len(config.axes)
+    whole = isinstance(axes, list) and all(type(one) is int and one > 0 and one % 2 == 0 for one in axes)
+    if not whole or len(axes) != count or sum(axes) != head:
+        raise ValueError(f"{name} = {axes!r}, which must be {count} even numbers whose sum is {head},")
+    return replace(config, axes=tuple(axes))
+
+
+def _told_clip(config: ClipConfig, told: Mapping[str, Any]) -> ClipConfig:
+    """``config`` with what the settings of a CLIPTextModel say; ValueError for what no text can be read with."""
+    heads = told.get("num_attention_heads") or config.heads
+    if type(heads) is not int or config.width % heads:
+        raise ValueError(f"num_attention_heads = {heads!r}, which does not divide a width of {config.width},")
+    end = 2 if told.get("eos_token_id") is None else told["eos_token_id"]
+    if type(end) is not int or not 0 <= end < config.vocabulary:
+        raise ValueError(f"eos_token_id = {end!r}, which is no word of {config.vocabulary},")
+    return replace(
+        config,
+        heads=heads,
+        quick=told.get("hidden_act", "quick_gelu") == "quick_gelu",
+        # Configurations made before transformers 4.30 name 2, which is not the end token of any CLIP.
+        end=config.vocabulary - 1 if end == 2 else end,
+        eps=told.get("layer_norm_eps") or config.eps,
+    )
 
 
 def refined(config: Any, told: Mapping[str, Any]) -> Any:
@@ -211,15 +250,7 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
     if isinstance(config, VaeConfig) and told:
         return replace(config, groups=told.get("norm_num_groups", config.groups))
     if isinstance(config, ClipConfig) and told:
-        end = told.get("eos_token_id", 2)
-        return replace(
-            config,
-            heads=told.get("num_attention_heads", config.heads),
-            quick=told.get("hidden_act", "quick_gelu") == "quick_gelu",
-            # Configurations made before transformers 4.30 name 2, which is not the end token of any CLIP.
-            end=config.vocabulary - 1 if end == 2 else end,
-            eps=told.get("layer_norm_eps", config.eps),
-        )
+        return _told_clip(config, told)
     if isinstance(config, PixelConfig) and told:
         return adm.told(config, adm.trained(config, told)) if adm.FLAGS in told else _pixels(config, told)
     if isinstance(config, SincosConfig) and told:
@@ -231,16 +262,16 @@ def refined(config: Any, told: Mapping[str, Any]) -> Any:
         extent = side / (told.get("interpolation_scale") or usual)
         return replace(config, heads=heads, side=side, extent=extent)
     if isinstance(config, FluxConfig | ChromaConfig) and told:
-        return replace(config, axes=tuple(told.get("axes_dims_rope", config.axes)))
+        return turned(config, told.get("axes_dims_rope"), "axes_dims_rope")
     if isinstance(config, LuminaConfig) and told:
-        return replace(config, axes=tuple(told.get("axes_dim_rope", config.axes)))
+        return turned(config, told.get("axes_dim_rope"), "axes_dim_rope")
     if isinstance(config, SanaConfig) and told:
         return dcae.told_sana(config, told)
     if isinstance(config, DcaeConfig) and told:
         return dcae.told_dcae(config, told)
     if isinstance(config, ZImageConfig) and told:
-        axes, theta = told.get("axes_dims", config.axes), told.get("rope_theta", config.theta)
-        return replace(config, axes=tuple(axes), theta=float(theta))
+        theta = float(told.get("rope_theta") or config.theta)
+        return replace(turned(config, told.get("axes_dims"), "axes_dims"), theta=theta)
     if isinstance(config, LanguageConfig) and told:
         return replace(config, told=told)
     if isinstance(config, SiglipConfig) and told:

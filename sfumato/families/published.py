@@ -254,7 +254,9 @@ def _check_channels(values: Any, name: str, part: Part, *, least: float = -1e9) 
             "channels"
         )
     for value in values:
-        number({name: math.nan if value is None else value}, name, 0.0, path, least=least, owner="autoencoder")
+        number(
+            {name: math.nan if value is None else value}, name, 0.0, path, least=least, owner="autoencoder"
+        )
 
 
 def _completed(part: Part, place: str, kind: Family) -> Part:

@@ -343,14 +343,18 @@ def number(
     least: float = 1e-9,
     most: float = 1e9,
     whole: bool = False,
+    owner: str = "scheduler",
 ) -> float:
-    """The setting ``name``, ``usual`` where it is not told or null; WeightsError unless from ``least`` to ``most``."""
+    """The setting ``name`` of ``owner``, ``usual`` where it is not told or null.
+
+    WeightsError unless it is from ``least`` to ``most``.
+    """
     value = usual if told.get(name) is None else told[name]
     right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not right or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise WeightsError(
-            f"the scheduler of {path} says {name} = {value!r}, which must be {kind} from {least:g} to {most:g}"
+            f"the {owner} of {path} says {name} = {value!r}, which must be {kind} from {least:g} to {most:g}"
         )
     return float(value)
 

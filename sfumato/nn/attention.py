@@ -35,8 +35,10 @@ class Attention(nn.Module):
     def __init__(
         self, width: int, heads: int, *, context: int = 0, bias: bool = True, qk_norm: bool = False
     ) -> None:
-        """Build the four projections; ``width`` must be a multiple of ``heads``."""
+        """Build the four projections; ValueError unless ``width`` is a multiple of ``heads``."""
         super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
         self.heads, self.context = heads, context
         self.q = nn.Linear(width, width, bias=bias)
         self.k = nn.Linear(context or width, width, bias=bias)
