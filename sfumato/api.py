@@ -62,6 +62,7 @@ def load(
 
     Without ``encoders`` the text encoders are neither needed nor loaded, and requests bring what encoders made of their
     prompts (``embedded``); unless it ``draws``, only they are loaded, which is enough to write that (Loaded.embed).
+    The built-in model always comes whole, so that neither changes it.
 
     ``adapters`` act from the start, each a file with its strength, ``"ink.safetensors:0.8"``; prompts name others,
     which lie in the folder ``adapters_in``, and learned words, in ``embeddings_in``. ``merged`` puts adapters into the
@@ -72,6 +73,11 @@ def load(
 
     Raises UnknownName for a model that is not known and WeightsError for weights that are damaged or of no family.
     """
+    if not (encoders or draws):
+        raise InvalidRequest(
+            "encoders=False leaves out text encoders and draws=False all the rest, so that nothing would be loaded: "
+            "leave one of them out"
+        )
     if handover is not None and refiner is None:
         raise InvalidRequest(
             f"handover = {handover:g} says when a refiner goes on: give refiner, or leave it out"
@@ -157,7 +163,7 @@ def load(
         options = {"dtype": dtype, "device": device, "variant": variant, "allow_pickle": allow_pickle}
         later = load(refiner, download=download, **options).model  # type: ignore[arg-type]
         model = handed(model, later, 0.8 if handover is None else handover)
-    return Loaded(model, chosen, (note,) if note else (), given)
+    return Loaded(model, chosen, (note,) if note else (), given, draws)
 
 
 def _dtype(name: str | None, device: str) -> tuple[torch.dtype, str]:

@@ -58,10 +58,12 @@ def embed(
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise InvalidRequest(f"steps = {steps} is outside what is allowed: 1 to {MOST_STEPS}")
     prompts: dict[str, Prompt] = {}
-    asked, notes, tasks = [], [], []
+    tasks: list[Any] = []
+    asked: list[dict[str, Any]] = []
+    notes: list[str] = []
     for told in requests:
         fields = {name: value for name, value in told.items() if value is not None}
-        task: Any = make(Text2Image, **fields)
+        task = make(Text2Image, **fields)
         tasks.append(task)
         asked.append({name: value for name in ASKED if (value := fields.get(name)) not in (None, "plain", 0)})
         avoided = [None, task.negative] if task.negative is not None else [None]

@@ -79,10 +79,18 @@ class Loaded:
     """A model that is ready to be called."""
 
     def __init__(
-        self, model: Model, dtype: torch.dtype, notes: tuple[str, ...] = (), given: Given | None = None
+        self,
+        model: Model,
+        dtype: torch.dtype,
+        notes: tuple[str, ...] = (),
+        given: Given | None = None,
+        draws: bool = True,
     ) -> None:
-        """Wrap ``model``, whose networks compute in ``dtype``; ``notes`` are told with every result."""
-        self.model, self.dtype, self.notes = model, dtype, notes
+        """Wrap ``model``, whose networks compute in ``dtype``; ``notes`` are told with every result.
+
+        A model that does not draw (``draws``, see api.load) reads prompts alone.
+        """
+        self.model, self.dtype, self.notes, self.draws = model, dtype, notes, draws
         self.adapters = Adapters(model, given)
         self._previewer = Previewer(model.codec)
 
@@ -215,6 +223,11 @@ class Loaded:
         keeps it; by default it is chosen by how many pictures are asked for.
         ``exactly`` are adapters in place of those (see adapted.again); ``extra`` is kept in the recipe as it is.
         """
+        if not self.draws:
+            raise InvalidRequest(
+                f"the model {self.name!r} was loaded with its text encoders alone (draws=False), which write embedded "
+                "prompts: load it without draws=False to make pictures"
+            )
         name = next((name for name, kind in TASKS.items() if type(task) is kind), None)
         if name is None:
             raise UnknownName("task", type(task).__name__, [kind.__name__ for kind in TASKS.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ def check_there(task: Any) -> None:
     """Refuse plain texts of ``task`` that are not in its file, before anything is loaded."""
     if task.embedded is None or task.dialect != "plain" or task.clip_skip or task.padding:
         return
-    apart = getattr(task, "apart", lambda name: {})
+    apart: Callable[[str], Any] = getattr(task, "apart", lambda name: {})
     named = [(getattr(task, name, None), name) for name in ("prompt", "prompt_to", "source", "negative")]
     texts = [(text, name) for text, name in named if text]
     texts += [(text, "prompt") for text in getattr(task, "prompts", ())]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sfumato
@@ -107,3 +108,16 @@ def test_prompts_are_read_by_the_rules_of_the_models_variant(tmp_path: Path) -> 
         assert (states.reads, states.tokens.shape[1]) == told[2:]
         texts.check(states, model)
         texts.check(replace(states, family="", reads=""), model)  # of another program, which does not say
+
+
+def test_a_model_without_what_draws_says_so(sd1: Path, texts: Loaded) -> None:
+    for model in (texts, sfumato.load(str(sd1), dtype="bfloat16", draws=False)):
+        with pytest.raises(InvalidRequest, match=r"text encoders alone \(draws=False\)"):
+            model("a cat", steps=1, size="64x64")
+    for name in (str(sd1), "emoji"):
+        with pytest.raises(InvalidRequest, match="nothing would be loaded"):
+            sfumato.load(name, encoders=False, draws=False)
+    ways: tuple[dict[str, Any], ...] = ({}, {"draws": False}, {"encoders": False})
+    made = [sfumato.load("emoji", **how)("a cat", steps=1).images[0] for how in ways]
+    for one in made[1:]:
+        np.testing.assert_array_equal(one.pixels, made[0].pixels)
