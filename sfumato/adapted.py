@@ -6,7 +6,6 @@ asked of it, to the last bit of its weights.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,21 @@ from sfumato.adapters import (
 )
 from sfumato.adapters.apply import Applied
 from sfumato.adapters.embedding import Words
-from sfumato.adapters.found import Use, by_hash, called, digest, files_told, find, named, spelled, use, use_of
+from sfumato.adapters.found import (
+    File,
+    Given,
+    Use,
+    by_hash,
+    called,
+    check_merged,
+    check_target,
+    digest,
+    files_told,
+    find,
+    named,
+    spelled,
+    use_of,
+)
 from sfumato.adapters.read import Adapter
 from sfumato.device import dtype_named
 from sfumato.errors import InvalidRequest, WeightsError
@@ -35,8 +48,6 @@ from sfumato.text.prompt.dialects import embeddings, parse
 from sfumato.text.prompt.parts import Adapter as Named
 from sfumato.text.prompt.parts import Parsed
 
-File = str | os.PathLike[str]
-
 KEPT = 16
 """Adapters that stay read, so that requests may switch between them."""
 
@@ -45,34 +56,6 @@ KINDS = ("lora", "lyco")
 
 TEXTS = ("prompt", "prompt_2", "prompt_3", "prompt_to", "source")
 AVOIDED = ("negative", "negative_2", "negative_3")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a person gives for adapters: files as words (see ``adapters.found.use``), folders to find names in.
-
-    ``merged`` puts adapters into the weights, otherwise they act beside them; ``partial`` leaves out of them
-    what finds no place.
-    """
-
-    adapters: Sequence[File | Use] = ()
-    adapters_in: File | None = None
-    embeddings_in: File | None = None
-    merged: bool = False
-    partial: bool = False
-    allow_pickle: bool = False
-
-    def uses(self) -> list[Use]:
-        """The adapters; InvalidRequest for one that is not there or not understood."""
-        read = [each if isinstance(each, Use) else use(os.fspath(each)) for each in self.adapters]
-        found = [replace(one, partial=one.partial or self.partial) for one in read]
-        for one in found:
-            if not os.path.exists(one.path):
-                raise InvalidRequest(f"the adapter {one.path} does not exist")
-        for folder in (self.adapters_in, self.embeddings_in):
-            if folder is not None and not Path(folder).is_dir():
-                raise InvalidRequest(f"the folder {folder} of adapters or embeddings does not exist")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +110,8 @@ class Adapters:
         """
         own = Strength(value=strength, text=text, blocks=blocks or {}, lo=interval[0], hi=interval[1])
         one = Use(path=Path(path), strength=own, partial=partial)
+        if self.given.merged:
+            check_merged(one)
         if any(other.name == one.name for other in self.standing):
             raise InvalidRequest(f"the adapter {one.name!r} acts already: remove it first")
         self._put([*self.standing, one])
@@ -147,10 +132,9 @@ class Adapters:
         """Write the adapter ``source`` of this model to ``target`` in ``layout``; the file, and what should be told.
 
         See adapters.save_adapter. The header says what kohya's and ModelSpec's fields say of it, and keeps the trigger
-        phrase. InvalidRequest if ``target`` exists.
+        phrase. InvalidRequest if ``target`` exists, or its name does not go with ``layout``.
         """
-        if Path(target).exists():
-            raise InvalidRequest(f"{target} exists: give another name")
+        check_target(Path(target), layout)
         adapter, _ = self._adapter(Use(path=Path(source)))
         known = ("modelspec.author", "modelspec.trigger_phrase", "modelspec.license", "modelspec.description")
         kept: dict[str, Any] = {

@@ -6,14 +6,16 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sfumato.adapters.place import Strength
 from sfumato.adapters.read import PEFT_CONFIG
 from sfumato.errors import InvalidRequest, UnknownName, WeightsError
 from sfumato.weights.source import open_source
+
+File = str | os.PathLike[str]
 
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -56,7 +58,13 @@ def use(text: str) -> Use:
         name, equals, value = pieces[-1].rpartition("=")
         if not _NUMBER.fullmatch(value) or (equals and not name):
             break
-        told.setdefault(name if equals else "value", float(value))
+        if (name or "value") in told:
+            raise InvalidRequest(
+                f"the adapter {text!r} has two numbers for {name}: leave one out"
+                if name
+                else f"the adapter {text!r} has two strengths: write one, and that on text encoders as text=NUMBER"
+            )
+        told[name or "value"] = float(value)
         pieces.pop()
     if len(pieces) > 1 and (bad := pieces[-1]) and "/" not in bad and not bad.endswith(ENDINGS):
         raise InvalidRequest(
@@ -65,6 +73,69 @@ def use(text: str) -> Use:
         )
     own = {name: told.pop(name) for name in ("value", "text", "lo", "hi") if name in told}
     return Use(path=Path(":".join(pieces)), strength=Strength(**own, blocks=dict(reversed(told.items()))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a person gives for adapters: files as words (see ``use``), folders to find names in.
+
+    ``merged`` puts adapters into the weights, otherwise they act beside them; ``partial`` leaves out of them
+    what finds no place.
+    """
+
+    adapters: Sequence[File | Use] = ()
+    adapters_in: File | None = None
+    embeddings_in: File | None = None
+    merged: bool = False
+    partial: bool = False
+    allow_pickle: bool = False
+
+    def uses(self) -> list[Use]:
+        """The adapters; InvalidRequest for one that is not there, not understood, or there twice."""
+        read = [each if isinstance(each, Use) else use(os.fspath(each)) for each in self.adapters]
+        found = [replace(one, partial=one.partial or self.partial) for one in read]
+        for one in found:
+            if not os.path.exists(one.path):
+                raise InvalidRequest(f"the adapter {one.path} does not exist")
+            if self.merged:
+                check_merged(one)
+        names: dict[str, Use] = {}
+        for one in found:
+            other = names.setdefault(one.name, one)
+            if other is not one and other.path != one.path:
+                raise InvalidRequest(
+                    f"two adapters are called {one.name!r}, {other.path} and {one.path}: rename one of them"
+                )
+            if other is not one:
+                how = "twice" if other == one else "with two strengths"
+                raise InvalidRequest(f"the adapter {one.name!r} is named {how}: give it once")
+        for folder in (self.adapters_in, self.embeddings_in):
+            if folder is not None and not Path(folder).is_dir():
+                raise InvalidRequest(f"the folder {folder} of adapters or embeddings does not exist")
+        return found
+
+
+def check_merged(one: Use) -> None:
+    """Refuse an adapter in an interval of levels where adapters are merged."""
+    if not one.strength.always:
+        raise InvalidRequest(
+            f"the adapter {one.name!r} is to be merged, and then acts at every level: leave lo and hi out (interval), "
+            "or merged"
+        )
+
+
+def check_target(target: Path, layout: str) -> None:
+    """Refuse a name that an adapter in ``layout`` cannot be written to: one that exists, or says another kind."""
+    if target.exists():
+        raise InvalidRequest(f"{target} exists: give another name")
+    if layout == "peft" and target.suffix in ENDINGS:
+        raise InvalidRequest(
+            f"the name {str(target)!r} is not allowed: the layout 'peft' is a folder, so leave out {target.suffix}"
+        )
+    if layout in ("kohya", "diffusers") and target.suffix != ".safetensors":
+        raise InvalidRequest(
+            f"the name {str(target)!r} is not allowed: adapters in the layout {layout!r} are .safetensors files"
+        )
 
 
 def use_of(facts: Mapping[str, object], path: Path) -> Use:

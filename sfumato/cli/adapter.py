@@ -46,10 +46,9 @@ def command(
     The model tells which layers the names are; every tensor finds its place there, or nothing is written.
     """
     from sfumato import api
-    from sfumato.errors import InvalidRequest
+    from sfumato.adapters.found import check_target
 
-    if target.exists():
-        raise InvalidRequest(f"{target} exists: give another name")
+    check_target(target, layout)
     loaded = api.load(model, family=family, variant=variant, allow_pickle=allow_pickle)
     path, notes = loaded.adapters.write(source, target, layout, title=title, dtype=dtype)
     if as_json:

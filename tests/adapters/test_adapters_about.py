@@ -105,7 +105,11 @@ def test_an_adapter_in_a_word(text: str, wanted: Use) -> None:
         ("ink.safetensors:abc", "'abc'"),
         ("ink.pt:0.5:text=", "'text='"),
         ("x.pt:lo=2", "lo = 2"),
+        ("x.pt:1e38", "-10000 to 10000"),
+        ("x.pt:1:text=-10001", "strength text = -10001"),
         ("x.pt:1e999", "no finite"),
+        ("x.pt:0.8:0.5", "two strengths.*text=NUMBER"),
+        ("x.pt:hi=0.5:hi=0.7", "two numbers for hi"),
     ],
 )
 def test_a_word_that_is_not_understood(text: str, told: str) -> None:

@@ -142,7 +142,7 @@ def test_what_cannot_act_changes_nothing(model: Loaded, folder: Path, tmp_path: 
     )
     refused: list[tuple[Path, dict[str, Any], str]] = [
         (tmp_path / "nan.safetensors", {}, "NaN or infinity"),
-        (tmp_path / "huge.safetensors", {"strength": 1e9}, "lower the strength"),
+        (tmp_path / "huge.safetensors", {"strength": 1e4}, "lower the strength"),
         (tmp_path / "x.safetensors", {}, "find no place in this model"),
         (folder / "toy.safetensors", {}, "acts already"),
         (folder / "ink.safetensors", {"interval": (0.2, 0.8)}, "the strength 0 there"),
@@ -216,6 +216,9 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert told in capsys.readouterr().err
     for more, told in (
         (("--adapter", "x.safetensors:abc"), "'abc'"),
+        (("--adapter", f"{toy}", "--adapter", f"{toy}:hi=0.9"), "'toy' is named with two strengths"),
+        (("--adapter", f"{toy}", "--adapter", f"{toy}"), "'toy' is named twice"),
+        (("--adapter", f"{toy}:hi=0.5", "--merged"), "leave lo and hi out"),
         (("--merged",), "--merged is about adapters: it goes with --adapter or --adapters-in"),
         (("--partial",), "--partial is about adapters"),
     ):
@@ -232,6 +235,18 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     fields = ["--steps", "2", "--adapter", toy, "--strength", "0.6", "-o", str(tmp_path / "edit.png")]
     assert main(["edit", str(first), "a dog", *fields]) == 0
     assert read_recipe(tmp_path / "edit.png").arguments["adapters"][0]["file"] == "toy.safetensors"  # type: ignore[index, call-overload]
+
+
+def test_two_files_of_one_name_are_refused_and_a_merged_adapter_acts_at_every_level(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ink.safetensors").write_bytes((folder / "toy.safetensors").read_bytes())
+    with pytest.raises(InvalidRequest, match="two adapters are called 'ink'"):
+        sfumato.load("emoji", adapters=[folder / "ink.safetensors", tmp_path / "ink.safetensors"])
+    merged = sfumato.load("emoji", dtype="float32", merged=True)
+    with pytest.raises(InvalidRequest, match=r"'ink' is to be merged.*interval"):
+        merged.adapt(folder / "ink.safetensors", text=0.0, interval=(0.2, 0.8))
+    assert list(merged.adapters) == []
 
 
 def test_a_changed_file_is_read_again(folder: Path, tmp_path: Path) -> None:
@@ -262,6 +277,9 @@ def test_an_adapter_is_written_in_another_layout_and_acts_the_same(
     assert np.array_equal(found[0], found[1])
     for arguments, code, told in (
         ((str(source), str(target), "--to", "kohya"), 2, "exists"),
+        ((str(source), str(tmp_path / "x"), "--to", "kohya", "-m", "none"), 2, ".safetensors files"),
+        ((str(source), str(tmp_path / "x.pt"), "--to", "diffusers"), 2, ".safetensors files"),
+        ((str(source), str(tmp_path / "x.safetensors"), "--to", "peft", "-m", "none"), 2, "is a folder"),
         ((str(source), str(tmp_path / "x"), "--to", "peft"), 2, "the layout 'peft' is for one network"),
         (
             (str(tmp_path / "no.safetensors"), str(tmp_path / "x"), "--to", "peft"),
