@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +12,8 @@ from sfumato.errors import InvalidRequest, WeightsError
 
 Networks = Mapping[str, Network]
 """A model's networks by place: denoiser, text, text_2, text_3."""
+STRONGEST = 1e4
+"""The largest strength, as that of a weight in a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +129,11 @@ class Strength:
     def __post_init__(self) -> None:
         told = {"value": self.value, "text": self.value if self.text is None else self.text, **self.blocks}
         for name, number in told.items():
-            if not math.isfinite(number):
-                raise InvalidRequest(f"the strength {name} = {number} of an adapter is no finite number")
+            if not abs(number) <= STRONGEST:
+                raise InvalidRequest(
+                    f"the strength {name} = {number:g} of an adapter is no finite number from {-STRONGEST:.0f} to "
+                    f"{STRONGEST:.0f}"
+                )
         if not 0 <= self.lo <= self.hi <= 1:
             raise InvalidRequest(
                 f"lo = {self.lo:g} and hi = {self.hi:g} are not an interval of levels: 0 <= lo <= hi <= 1 is "

@@ -81,6 +81,8 @@ def show(told: dict[str, Any], steps: int, colour: bool) -> None:
         click.echo(
             f"adapter {adapter['kind']} {adapter['name']}: {adapter['denoiser']:g}, on text {adapter['text']:g}"
         )
+    for note in told["notes"]:
+        click.echo(note)
     if len(told["stages"]) > 1 or len(told["stages"][0]["parts"]) > 1:
         for stage in told["stages"]:
             parts = " + ".join(f"{part['weight']:g} x ({part['condition']})" for part in stage["parts"])

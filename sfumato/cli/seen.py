@@ -26,7 +26,7 @@ def facts(
     ``vocabulary`` is T5's or the language model's, a file or folder, where ``model`` is not a folder that has it.
     UnknownName for a model that is neither; InvalidRequest for one that reads no sentences.
     """
-    from sfumato.text.prompt.dialects import embeddings, parse
+    from sfumato.text.prompt.dialects import embeddings, parse, weighed
     from sfumato.text.prompt.schedule import timeline
 
     if not 1 <= steps <= 1000:
@@ -65,6 +65,7 @@ def facts(
             place: [[one(words) for words in part.words] for part in line.conditions]
             for place, one in see.items()
         },
+        "notes": [said for said in [weighed(parsed)] if said],
         "unseen": [
             place
             for place, many in (

@@ -38,7 +38,7 @@ from sfumato.tasks.worded import MAX_PROMPT as MAX_PROMPT
 from sfumato.tasks.worded import Text as Text
 from sfumato.tasks.worded import Worded
 from sfumato.text.embedded import Embedded
-from sfumato.text.prompt.dialects import unread
+from sfumato.text.prompt.dialects import notes
 
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Part = Annotated[float, Ge(0), Le(1)]
@@ -278,7 +278,7 @@ class Plan:
         alone = NOISES[parse(self.task.noise)[0]].by_row
         prompt = self.chosen.get("prompt", "")
         asked = Prompt(text=prompt, dialect=self.chosen.get("dialect", "plain"))
-        marks = [said for said in [unread(prompt)] if said] if asked.dialect == "plain" else []
+        marks = notes(prompt, asked.dialect)
         return Result(
             pixels=tuple(finish(to_bytes(p)) for p in pixels.detach().to(torch.float32).cpu().numpy()),
             arguments=tuple(again(self.task, self.chosen, row, alone) for row in self.rows),

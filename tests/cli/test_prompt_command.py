@@ -31,6 +31,12 @@ def test_it_shows_weights_rows_and_schedule(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
+def test_the_weight_of_a_whole_prompt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    said, row = told(capsys, "a wide view, 16:9").splitlines()
+    assert said.startswith("the whole prompt weighs 9,")
+    assert row == "(0) row 1, 6 of 75 tokens: a wide view , 1 6"
+
+
 def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(
         told(capsys, "embedding:x (猫:1.5)", "--dialect", "comfyui", "--model", "sdxl", "--json")

@@ -74,11 +74,10 @@ def take_adapters(text: str) -> tuple[str, tuple[Adapter, ...]]:
 
 def _strength(text: str, whole: str) -> float:
     try:
-        return checked(float(text), whole)
+        strength = float(text)
     except ValueError as error:
-        raise InvalidRequest(
-            f"the strength {shown(text)} in {shown(whole)} is not a finite number"
-        ) from error
+        raise InvalidRequest(f"the strength {shown(text)} in {shown(whole)} is no number") from error
+    return checked(strength, whole)
 
 
 def _weighted(piece: str) -> tuple[str, float]:

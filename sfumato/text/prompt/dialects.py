@@ -12,10 +12,12 @@ from typing import Protocol
 
 from sfumato.errors import InvalidRequest, UnknownName
 from sfumato.text.prompt import a1111, comfyui, compel
-from sfumato.text.prompt.parts import Parsed, Part, Scheduled, Section, Span, Words
+from sfumato.text.prompt.parts import Parsed, Part, Scheduled, Section, Span, Words, number, shown
 from sfumato.text.prompt.templates import render
 
 _MARK = re.compile(r"<(?:lora|lyco):[^<>]*>|\([^()]*:\d+(?:\.\d+)?\)")
+_PATTERN = re.compile(r"\{[^{}|]*\|[^{}]*\}|\b__(?!_)[\w*](?:[\w*./-]{0,60})(?<!_)__(?!\w)")
+_EMBEDDING = re.compile(r"(?<!\S)embedding:\w[^\s,]*")
 
 
 class Parse(Protocol):
@@ -51,13 +53,38 @@ def read_plain(text: str) -> tuple[Words, ...]:
     return (Words((Section((Span(text),) if text else ()),)),)
 
 
-def unread(text: str) -> str | None:
-    """A note on the first mark of another dialect in a plain ``text``, an adapter's or a weight's, if there is one."""
-    found = _MARK.search(text)
-    if found is None:
+def unread(text: str, name: str = "plain") -> Iterator[str]:
+    """Notes on the first marks of each kind in ``text`` that the dialect ``name`` takes for words, if there are any.
+
+    They are adapters' or weights' marks in a plain text, an embedding's elsewhere than in ComfyUI's dialect, and in all
+    of them patterns to draw from.
+    """
+    plain = (
+        "the prompt is read as plain words" if name == "plain" else f"the dialect {name!r} reads words alone"
+    )
+    if name == "plain" and (found := _MARK.search(text)):
+        yield f"{plain}, {shown(found[0])} too; for marks give a dialect, such as 'a1111'"
+    if name != comfyui.NAME and (found := _EMBEDDING.search(text)):
+        yield f"{plain}, {shown(found[0])} too; the dialect 'comfyui' marks embeddings so, others by their bare names"
+    if found := _PATTERN.search(text):
+        yield f"{shown(found[0])} is read as it is written; to draw one of several give --draw (Loaded.draw in Python)"
+
+
+def notes(text: str, name: str) -> list[str]:
+    """What a person should know of ``text`` as the dialect ``name`` reads it: ``unread`` and ``weighed``."""
+    weight = weighed(parse(text, name))
+    return [*unread(text, name), *([weight] if weight else [])]
+
+
+def weighed(parsed: Parsed) -> str | None:
+    """A note on the weight of a whole prompt, which a colon and a number at its end are, where it is not 1."""
+    if len(parsed.parts) != 1 or parsed.parts[0].weight == 1:
         return None
-    mark = found[0] if len(found[0]) <= 40 else found[0][:37] + "..."
-    return f"the prompt is read as plain words, {mark!r} too; for marks give a dialect, such as 'a1111'"
+    weight = number(parsed.parts[0].weight)
+    return (
+        f"the whole prompt weighs {weight}, which is the number after its last colon; if that is a colon to see, write "
+        f"':\\{weight}'"
+    )
 
 
 def write_plain(words: Words) -> str:

@@ -120,11 +120,16 @@ def bare(part: Part) -> str:
     )
 
 
+HEAVIEST = 1e4
+"""The largest weight; a number far beyond what any model tells apart from nonsense, and well within its floats."""
+
+
 def checked(weight: float, text: str) -> float:
-    """``weight``; InvalidRequest if it is not finite, naming the ``text`` that it is for."""
-    if not math.isfinite(weight):
+    """``weight``; InvalidRequest if it is not within HEAVIEST of 0, naming the ``text`` that it is for."""
+    if not abs(weight) <= HEAVIEST:
         raise InvalidRequest(
-            f"the weight of {shown(text)} is not a finite number; use fewer brackets or a number"
+            f"the weight of {shown(text)}, {weight:.4g}, is not a finite number from {-HEAVIEST:.0f} to "
+            f"{HEAVIEST:.0f}; use fewer brackets or a number"
         )
     return weight
 

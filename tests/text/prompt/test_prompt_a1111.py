@@ -6,7 +6,7 @@ import pytest
 
 from sfumato.errors import InvalidRequest
 from sfumato.text.prompt.a1111 import read, take_adapters, write_words
-from sfumato.text.prompt.dialects import parse, write
+from sfumato.text.prompt.dialects import notes, parse, write
 from sfumato.text.prompt.parts import Adapter, Section, Span, Words
 
 UP, DOWN = 1.1, 1 / 1.1
@@ -117,6 +117,25 @@ def test_adapters_are_taken_out(prompt: str, rest: str, adapters: list[Adapter])
     assert take_adapters(prompt) == (rest, tuple(adapters))
 
 
+@pytest.mark.parametrize("prompt", ["(" * 1001 + "a", "(a:10001)", "(a:-10001)", "a :10001", "<lora:x:1e38>"])
+def test_a_weight_beyond_sense_is_refused(prompt: str) -> None:
+    with pytest.raises(InvalidRequest, match="a finite number from -10000 to 10000"):
+        parse(prompt, "a1111")
+    ((span,),) = [section.spans for section in read("(a:10000)")[0].sections]
+    assert span.weight == 10000
+
+
+def test_the_weight_of_a_whole_prompt_is_told() -> None:
+    """And what the note says to write has the colon and no weight."""
+    (said,) = notes("a wide view, 16:9", "a1111")
+    assert "weighs 9," in said
+    assert "':\\9'" in said
+    meant = parse(r"a wide view, 16:\9", "a1111").parts[0]
+    assert meant.weight == 1
+    assert read(str(meant.template[0]))[0].sections[0].spans == (Span("a wide view, 16:9"),)
+    assert not any(notes(text, "a1111") for text in ("a cat", "a :9 AND b", "a :1", r"a 16:\9"))
+
+
 @pytest.mark.parametrize("prompt", ["<lora:x:strong>", "<lora:x:nan>", "<lora:x:1:2:3>", "<lora:x:te=a>"])
 def test_a_strength_that_is_no_number_is_refused(prompt: str) -> None:
     with pytest.raises(InvalidRequest, match="<lora:x"):
@@ -141,7 +160,7 @@ def test_what_is_written_reads_the_same(prompt: str) -> None:
 
 
 def test_texts_that_look_like_syntax_are_escaped() -> None:
-    spans = (Span(r"(a) \ [b]:1.2) BREAK AND ", 1.0), Span(":", 0.000012), Span("x", -1e22))
+    spans = (Span(r"(a) \ [b]:1.2) BREAK AND ", 1.0), Span(":", 0.000012), Span("x", -1e4))
     words = Words((Section(spans), Section((Span("BREAK"),))))
     assert read(write_words(words)) == (words,)
     with pytest.raises(InvalidRequest, match="whole sections"):

@@ -190,5 +190,15 @@ def test_patterns_are_drawn_or_refused(pieces: list[str]) -> None:
     ],
 )
 def test_marks_in_plain_prompts_are_told(text: str, mark: str | None) -> None:
-    note = unread(text)
-    assert note is None if mark is None else mark in str(note)
+    said = list(unread(text))
+    assert said == [] if mark is None else len(said) == 1 and mark in said[0]
+
+
+def test_patterns_and_embeddings_that_stay_words_are_told() -> None:
+    for name in DIALECTS:
+        said = " ".join(unread("a {cat|dog}, __style__", name))
+        assert "'{cat|dog}' is read as it is written" in said
+        assert "--draw" in said
+        assert "'__dir/*__'" in " ".join(unread("a __dir/*__, b", name))
+        assert ("embedding:toy" in " ".join(unread("a embedding:toy, b", name))) == (name != "comfyui")
+        assert list(unread("a {cat} || snake__case __x ___ embedding: a|b", name)) == []
