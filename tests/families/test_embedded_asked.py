@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import sfumato
 from sfumato.condition import Prompt
@@ -20,6 +22,7 @@ from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
 from sfumato.text.embedded import Embedded, open_embedded
 from sfumato.weights.source import Source
+from tests.peers.further import further
 from tests.peers.pipelines import PIPELINES, peer
 
 
@@ -89,7 +92,7 @@ def test_prompts_of_an_animation_are_looked_for_before_anything_is_loaded(
 
 
 def test_prompts_are_read_by_the_rules_of_the_models_variant(tmp_path: Path) -> None:
-    """FLUX.1's schnell and dev are one family, PixArt-alpha and -sigma too: of one prompt they read other lengths."""
+    """FLUX.1's schnell and dev are one family: of one prompt they read other lengths."""
     folders = {name: peer(PIPELINES[name], tmp_path / name).folder for name in ("flux", "schnell")}
     both = {name: sfumato.load(str(folder), dtype="float32") for name, folder in folders.items()}
     files = {
@@ -110,6 +113,23 @@ def test_prompts_are_read_by_the_rules_of_the_models_variant(tmp_path: Path) -> 
         texts.check(replace(states, family="", reads=""), model)  # of another program, which does not say
 
 
+def test_pixart_alpha_and_sigma_are_one_family_and_read_other_lengths(tmp_path: Path) -> None:
+    alpha, sigma = (
+        sfumato.load(
+            str(further(f"pixart {name}", tmp_path / name).peer.folder), dtype="float32", draws=False
+        )
+        for name in ("alpha", "sigma")
+    )
+    states = open_embedded(alpha.embed(tmp_path / "a.safetensors", "a cat").path).find(
+        Prompt(text="a cat").wording
+    )
+    assert alpha.model.texts is not None
+    assert sigma.model.texts is not None
+    alpha.model.texts.check(states, "pixart")
+    with pytest.raises(InvalidRequest, match=r"'pixart', in 120 tokens, .* as 'pixart-sigma', in 300 tokens"):
+        sigma.model.texts.check(states, "pixart")
+
+
 def test_a_model_without_what_draws_says_so(sd1: Path, texts: Loaded) -> None:
     for model in (texts, sfumato.load(str(sd1), dtype="bfloat16", draws=False)):
         with pytest.raises(InvalidRequest, match=r"text encoders alone \(draws=False\)"):
@@ -121,3 +141,22 @@ def test_a_model_without_what_draws_says_so(sd1: Path, texts: Loaded) -> None:
     made = [sfumato.load("emoji", **how)("a cat", steps=1).images[0] for how in ways]
     for one in made[1:]:
         np.testing.assert_array_equal(one.pixels, made[0].pixels)
+
+
+def test_prompts_with_other_learned_words_are_for_a_file_each(
+    sd1: Path, texts: Loaded, tmp_path: Path
+) -> None:
+    assert texts.model.seams is not None
+    encoder = dict(texts.model.seams.networks())["text"][0]
+    save_file({"emb_params": torch.ones(1, encoder.token.weight.shape[1])}, tmp_path / "blob.safetensors")
+    model = sfumato.load(str(sd1), dtype="float32", draws=False, embeddings_in=tmp_path)
+    file = tmp_path / "file" / "a.safetensors"
+    file.parent.mkdir()
+    one, other = ({"prompt": text, "dialect": "a1111"} for text in ("a blob", "a dog"))
+    with pytest.raises(
+        InvalidRequest, match=r"'a blob' \(blob\) and 'a dog' \(none\): write a file for each"
+    ):
+        model.embed(file, one, other)
+    assert not file.exists()
+    model.embed(file, one, {**one, "prompt": "the blob, blue"})
+    assert len(open_embedded(file).rows) == 3
