@@ -15,6 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sfumato.adapters.layouts import read_key
 from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.nn.clip import ClipText
 from sfumato.nn.quantized import Quantized
@@ -51,8 +52,11 @@ def is_embedding(source: Source) -> bool:
     """Whether the names of ``source`` are those of a textual inversion; a single tensor is one if it is small."""
     if any(key in _PLACES or key.startswith(_PICKLED) for key in source.entries):
         return all(key in _PLACES or key.startswith(_PICKLED) for key in source.entries)
-    shapes = list(source.shapes.values())
-    return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] <= MOST
+    if len(source.entries) != 1:
+        return False
+    ((name, shape),) = source.shapes.items()
+    few = len(shape) == 1 or (len(shape) == 2 and shape[0] <= MOST)  # one vector may be no matrix
+    return few and read_key(name) is None
 
 
 def read_embedding(source: Source) -> Embedding:

@@ -165,9 +165,11 @@ ADAPTERS = (
     ".lora.up.",
     ".hada_w1_a",
     ".lokr_w1",
-    ".oft_",
 )
 """What stands in the keys of files that change a network and are none."""
+
+OTHER_ADAPTERS = {"OFT": ".oft_", "BOFT": ".boft_", "IA3": ".ia3_l", "VeRA": "vera_lambda_"}
+"""Kinds of adapters that are not read, by what stands in their keys."""
 
 OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What diffusers called the attention's parts before 0.17, as in the published folders of Stable Diffusion 1 and 2."""
@@ -232,16 +234,27 @@ def recognise(source: Source, name: str) -> Found:
         if not missing:
             return Found(kind, layout, source)
         scores.append((len(missing) / len(wanted), f"{kind} ({layout}) lacks {', '.join(missing)}"))
-    if any(mark in key for key in found for mark in ADAPTERS):
+    for title, mark in OTHER_ADAPTERS.items():
+        if any(mark in key for key in found):
+            raise WeightsError(
+                f"{name} of {source.path} is an adapter by {title}, which is not read; LoRA and its kin are "
+                "(docs/adapters.md)"
+            )
+    if is_adapter(source):
         raise WeightsError(
-            f"{name} of {source.path} is an adapter such as a LoRA, which changes a network and is none; "
-            "adapters are not read yet"
+            f"{source.path} is an adapter such as a LoRA, which changes a network and is none: give it with --adapter "
+            "(adapters=[...]) beside the model that it is for"
         )
     nearest = "; ".join(text for _, text in sorted(scores)[:2])
     raise WeightsError(
         f"{name} of {source.path} is no network that is known here: {len(found)} tensors such as "
         f"{', '.join(list(found)[:3])}; nearest: {nearest}"
     )
+
+
+def is_adapter(source: Source) -> bool:
+    """Whether keys of ``source`` are those of an adapter that is read."""
+    return any(mark in key for key in source.entries for mark in ADAPTERS)
 
 
 def usual_names(source: Source) -> Source:

@@ -18,7 +18,7 @@ from sfumato.errors import WeightsError
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.family import Family
 from sfumato.families.looks import LOOKERS, looks_of, pictured
-from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, networks
+from sfumato.families.signatures import FOLDERS, LANGUAGES, PREFIXES, is_adapter, networks
 from sfumato.model import BLIND
 from sfumato.text.t5 import NAMES, T5Tokens
 from sfumato.weights.folder import MODEL_INDEX, SAFE, choose, listing
@@ -60,11 +60,15 @@ def opened(
     files that hold one network twice, and what is there if no file has a denoiser.
     """
     with ExitStack() as stack:
-        found, files = [], loose(path, variant)
-        for file in (*(files or (path,)), *parts):
-            source = stack.enter_context(open_source(file, variant=variant, allow_pickle=allow_pickle))
-            found.append(open_checkpoint(source))
-        made = whole(found)
+        files = loose(path, variant)
+        sources = [
+            stack.enter_context(open_source(file, variant=variant, allow_pickle=allow_pickle))
+            for file in (*(files or (path,)), *parts)
+        ]
+        if files and all(is_adapter(source) for source in sources):
+            names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
+            raise WeightsError(f"{path} holds several adapters and no model ({names}): name one of them")
+        made = whole([open_checkpoint(source) for source in sources])
         yield replace(made, source=replace(made.source, path=path)) if files else made
 
 

@@ -69,6 +69,22 @@ def test_inspect_says_that_an_update_is_zero_and_what_it_does_not_know(
     assert "oft_blocks" in shown
 
 
+def test_a_folder_of_adapters_and_an_adapter_in_a_models_place_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ink", "toy"):
+        save_file(pair(UNET, 768), tmp_path / f"{name}.safetensors")
+    assert main(["inspect", str(tmp_path)]) == 5
+    told = capsys.readouterr().err
+    assert "several adapters and no model (ink.safetensors, toy.safetensors): name one of them" in told
+    out = ("-o", str(tmp_path / "a.png"))
+    assert main(["generate", "x", "-m", str(tmp_path / "ink.safetensors"), *out]) == 5
+    assert "is an adapter such as a LoRA" in (told := capsys.readouterr().err)
+    assert "give it with --adapter" in told
+    assert main(["generate", "x", "-m", str(tmp_path), *out]) == 5
+    assert "several adapters" in capsys.readouterr().err
+
+
 def test_inspect_names_learned_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "inky.safetensors"
     save_file({"clip_l": torch.ones(3, 768), "clip_g": torch.ones(3, 1280)}, path)
@@ -77,6 +93,21 @@ def test_inspect_names_learned_words(tmp_path: Path, capsys: pytest.CaptureFixtu
         "inky.safetensors: textual inversion 'inky'",
         "  vectors   3 of 768 for text, 3 of 1280 for text_2",
     ]
+
+
+@pytest.mark.parametrize("shape", [(768,), (2, 768)])
+def test_diffusers_learned_words_are_one_tensor(
+    shape: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "toy.safetensors"
+    save_file({"<toy>": torch.randn(shape)}, path)
+    assert main(["inspect", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    count = shape[0] if len(shape) == 2 else 1
+    assert (told["kind"], told["name"], told["vectors"]) == ("embedding", "<toy>", {"text": [count, 768]})
+    save_file({f"{UNET}.diff_b": torch.ones(320)}, path)
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "adapter"
 
 
 @pytest.mark.parametrize(

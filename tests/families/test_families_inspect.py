@@ -133,7 +133,9 @@ def test_networks_alone_and_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["lora_unet_mid.lora_up.weight", "lora_unet_mid.lora_down.weight"], ["LoRA", "not read yet"]),
+        (["lora_unet_mid.lora_up.weight", "lora_unet_mid.lora_down.weight"], ["LoRA", "--adapter"]),
+        (["base_model.model.to_q.oft_R.weight", "base_model.model.to_k.oft_R.weight"], ["by OFT, which is not read"]),
+        (["base_model.model.to_q.ia3_l"], ["by IA3, which is not read"]),
         (["transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"], ["Qwen-Image"]),
         (["double_blocks.0.img_attn.norm.query_norm.scale", "single_blocks.0.linear1.weight",
           "txt_in.individual_token_refiner.blocks.0.norm1.weight"], ["HunyuanVideo"]),
