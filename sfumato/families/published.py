@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,7 @@ from sfumato.families.looks import LOOKERS, looks_of
 from sfumato.families.marks import BY_SETTINGS, says_turbo
 from sfumato.families.split import blind, check_parts, stored, words_of
 from sfumato.families.surplus import idle, surplus
-from sfumato.families.told import Normal, Process, normal_of, number, predicted, process_of
+from sfumato.families.told import Normal, Process, channels, normal_of, number, predicted, process_of
 from sfumato.families.wider import wider
 from sfumato.model import Defaults, Model, Seams
 from sfumato.nn.clip import ClipConfig
@@ -232,31 +231,16 @@ def codec_of(part: Part, network: Any, family: Family | None = None, normal: Nor
     scale = number(told, "scaling_factor", scale, path, owner="autoencoder")
     shift = number(told, "shift_factor", shift, path, least=-1e9, owner="autoencoder")
     mean, std = (torch.tensor([value], dtype=torch.float64) for value in (shift, 1.0))
+    count = part.config.latent
     if normal is not None:
         mean, std, scale = normal
-        _check_channels(mean.tolist(), "mean", part)
-        _check_channels(std.tolist(), "deviation", part, least=1e-9)
-    elif told.get("latents_mean") is not None and told.get("latents_std") is not None:
-        _check_channels(told["latents_mean"], "latents_mean", part)
-        _check_channels(told["latents_std"], "latents_std", part, least=1e-9)
+        told = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    if told.get("latents_mean") is not None and told.get("latents_std") is not None:
         mean, std = (
-            torch.tensor(told[name], dtype=torch.float64) for name in ("latents_mean", "latents_std")
+            channels(told, name, count, path, least=least)
+            for name, least in (("latents_mean", -1e9), ("latents_std", 1e-9))
         )
     return Latent(network, mean, std / scale)
-
-
-def _check_channels(values: Any, name: str, part: Part, *, least: float = -1e9) -> None:
-    """WeightsError unless ``values`` are a number from ``least`` on for each channel of the latent."""
-    path, channels = str(part.source.path), part.config.latent
-    if not isinstance(values, list) or len(values) != channels:
-        raise WeightsError(
-            f"the autoencoder of {path} says {name} = {values!r}, which must be a number for each of its {channels} "
-            "channels"
-        )
-    for value in values:
-        number(
-            {name: math.nan if value is None else value}, name, 0.0, path, least=least, owner="autoencoder"
-        )
 
 
 def _completed(part: Part, place: str, kind: Family) -> Part:

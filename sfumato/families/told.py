@@ -359,6 +359,17 @@ def number(
     return float(value)
 
 
+def channels(told: Told, name: str, count: int, path: str, *, least: float = -1e9) -> Tensor:
+    """An autoencoder's setting ``name``: ``count`` numbers from ``least`` on, one a channel, or WeightsError."""
+    values = told.get(name)
+    if not isinstance(values, list | tuple) or len(values) != count or None in values:
+        raise WeightsError(
+            f"the autoencoder of {path} says {name} = {values!r}, which must be {count} numbers, one for each channel"
+        )
+    found = [number({name: one}, name, 0.0, path, least=least, owner="autoencoder") for one in values]
+    return torch.tensor(found, dtype=torch.float64)
+
+
 def by_size(low: int = 256, low_mu: float = 0.5, high: int = 4096, high_mu: float = 1.15) -> ScheduleOf:
     """FLUX.1 dev's schedule by the shape of a latent: shifted by how many patches it has; see ``shift_for``."""
 

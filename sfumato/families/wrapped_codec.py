@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sfumato.codec import Codec, Latent, Pixels
 from sfumato.errors import WeightsError
+from sfumato.families.told import channels as channels_of
+from sfumato.families.told import number
 from sfumato.families.ways import Way
 from sfumato.nn.wrapped import WrappedVae, WrappedVaeConfig
 
@@ -66,21 +68,25 @@ def codec_of(pipe: Any, path: Path, channels: int, way: Way) -> tuple[int, Codec
     blocks = told.get("block_out_channels") or told.get("encoder_block_out_channels")
     factor = kind.patch * 2 ** (len(blocks) - 1 if blocks else len(told["temperal_downsample"]))
     config = WrappedVaeConfig(latent=latent, factor=factor, frames=kind.frames, patch=kind.patch)
-    mean, std = normal_of(vae, kind, centred=way.centred)
+    mean, std = normal_of(vae, kind, latent, path, centred=way.centred)
     return latent, Latent(WrappedVae(vae.eval().requires_grad_(False), config), mean, std), factor
 
 
-def normal_of(vae: Any, kind: Autoencoder, *, centred: bool = True) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of the latent, or of all; a mean of all is 0 unless ``centred``."""
+def normal_of(
+    vae: Any, kind: Autoencoder, latent: int, path: Path, *, centred: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each of ``latent`` channels, or of all; a mean of all is 0 unless ``centred``.
+
+    WeightsError for settings that are no such numbers.
+    """
     told = vae.config
     if kind.normal == "channels":
-        mean, std = told["latents_mean"], told["latents_std"]
-    elif kind.normal == "batch":
+        mean = channels_of(told, "latents_mean", latent, str(path))
+        return mean, channels_of(told, "latents_std", latent, str(path), least=1e-9)
+    if kind.normal == "batch":
         spread = (vae.bn.running_var.double() + told["batch_norm_eps"]).sqrt()
         return vae.bn.running_mean.detach().double().clone(), spread.detach()
-    else:
-        mean, std = (
-            [(told.get("shift_factor") or 0.0) * centred],
-            [1 / float(told.get("scaling_factor") or 1.0)],
-        )
-    return torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    shift = number(told, "shift_factor", 0.0, str(path), least=-1e9, owner="autoencoder")
+    scale = number(told, "scaling_factor", 1.0, str(path), owner="autoencoder")
+    one = torch.ones(1, dtype=torch.float64)
+    return shift * centred * one, one / scale

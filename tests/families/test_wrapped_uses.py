@@ -399,6 +399,23 @@ def test_shifts_that_are_no_numbers_are_told(told: Any) -> None:
         wrapped(pipe, Path())
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (MAPS, {"scaling_factor": "abc"}),
+        (MAPS, {"shift_factor": float("nan")}),
+        (PACKED, {"latents_mean": ["a"] * 16}),
+        (PACKED, {"latents_mean": [0.0] * 3}),
+        (PACKED, {"latents_std": [0.0] * 16}),
+    ],
+)
+def test_settings_of_autoencoders_that_are_no_numbers_are_told(name: str, told: dict[str, Any]) -> None:
+    pipe = wrapped_pipeline(name)
+    pipe.vae.register_to_config(**told)
+    with pytest.raises(WeightsError, match=f"the autoencoder of .* says {next(iter(told))} = "):
+        wrapped(pipe, Path())
+
+
 def test_schedulers_that_pipelines_use_otherwise() -> None:
     """HiDream's shifts by the most tokens, not the picture's; Bria's has another spacing without a shift by size."""
     for name, told, why in (
