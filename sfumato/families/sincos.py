@@ -22,19 +22,52 @@ from sfumato.model import Defaults
 from sfumato.nn.embed import sinusoid
 from sfumato.nn.joint import CLOCK
 from sfumato.process.table import linear
+from sfumato.text.prompt import comfyui
+from sfumato.text.prompt.parts import shown
 from sfumato.weights.source import Source
 
 
 def check_plain(prompts: Sequence[Prompt]) -> None:
-    """Refuse weights, texts for other encoders and CLIP skip where a prompt is a class, or read by a language model.
+    """Refuse what is more than words where a prompt is a class, or read by a language model; see ``beyond_words``.
 
     (On the states of a language model, of which each says something of all words before it, no school puts weights.)
+    A text in a dialect without any of it is as good as a plain one.
     """
-    if not all(prompt.plain for prompt in prompts):
-        raise InvalidRequest(
-            "this family reads a prompt as it is written: weights and blends (dialect), texts for other encoders and "
-            "clip_skip are not followed; leave them out"
-        )
+    for prompt in prompts:
+        if found := beyond_words(prompt):
+            raise InvalidRequest(f"this family reads a prompt as it is written and does not follow {found}")
+
+
+def beyond_words(prompt: Prompt) -> str:
+    """What ``prompt`` says that its text alone does not: weights, blends, rows of its own, what else is told encoders.
+
+    The first of these as words of a sentence; empty if there is none.
+    """
+    told = {
+        "texts for other encoders (prompt_2, prompt_3 and their negatives)": prompt.apart,
+        f"clip_skip = {prompt.skip}": prompt.skip,
+        f"padding = {prompt.padding!r}": prompt.padding,
+        "what is embedded already": prompt.ready is not None,
+        "pictures in a prompt (look)": prompt.looks,
+    }
+    for name, there in told.items():
+        if there:
+            return f"{name}: leave it out"
+    words = prompt.part.words if prompt.part else ()
+    sections = [section for one in words for section in one.sections]
+    spans = [span for section in sections for span in section.spans]
+    marks = {
+        "a blend of texts": len(words) > 1,
+        "texts in rows of their own (BREAK, .and)": len(sections) > 1,
+        **{f"the weight {span.weight:g} of {shown(span.text)}": span.weight != 1 for span in spans},
+        "the weight of a whole text": any(section.weight != 1 for section in sections),
+        "marks of embeddings": prompt.dialect == comfyui.NAME
+        and any(name for span in spans for name, _ in comfyui.pieces_of(span.text)),
+    }
+    for name, there in marks.items():
+        if there:
+            return f"{name}, which the dialect {prompt.dialect!r} marks; leave out --dialect or the mark"
+    return ""
 
 
 def pixart_condition(kit: Kit, prompts: Sequence[Prompt], reads: Reads) -> Cond:

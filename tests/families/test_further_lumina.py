@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,44 @@ def test_a_whole_walk(case: Case, wide: None) -> None:
     task = Text2Image(prompt="a red cat", negative="dog", steps=3, seed=3, size="64x80", guidance=4.0)
     for dtype, most in ((F64, 1e-5), (F32, 1e-4)):
         assert far(walked(case.model(dtype), task)[0], expected) < most
+
+
+def test_dialects_whose_texts_are_words_alone_are_followed(case: Case) -> None:
+    """One text is what it is in each; switches and sums are of conditions, which a language model makes too."""
+    model = case.model(F32)
+
+    def walk(prompt: str, dialect: str = "a1111") -> Tensor:
+        told = {"prompt": prompt, "negative": "hat", "dialect": dialect, "guidance": 4.0}
+        return walked(model, Text2Image(**told, steps=4, seed=3, size="64x64"))[0]
+
+    first, second = walk("a red cat", "plain"), walk("dog", "plain")
+    for dialect in ("a1111", "comfyui", "compel"):
+        assert torch.equal(walk("a red cat", dialect), first)
+    assert torch.equal(walk("[a red cat:dog:0]"), second)
+    assert torch.equal(walk("[a red cat:dog:4]"), first)
+    assert far(walk("a red cat AND dog :0"), first) < 1e-5
+    switched = walk("[a red cat:dog:0.5]")
+    assert min(far(switched, first), far(switched, second)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "dialect", "found"),
+    [
+        (
+            "a (red:1.4) cat",
+            "a1111",
+            "the weight 1.4 of 'red', which the dialect 'a1111' marks; leave out --dialect",
+        ),
+        ("a BREAK b", "a1111", "texts in rows of their own"),
+        ('("a", "b").blend(1, 2)', "compel", "a blend of texts"),
+        ("a embedding:toy", "comfyui", "marks of embeddings"),
+    ],
+)
+def test_marks_that_a_language_model_cannot_follow_are_named(
+    case: Case, prompt: str, dialect: str, found: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(found)):
+        walked(case.model(F32), Text2Image(prompt=prompt, dialect=dialect, steps=1, size="64x64"))
 
 
 def test_defaults_are_those_of_the_pipeline(case: Case) -> None:

@@ -238,6 +238,9 @@ def test_what_is_not_followed_of_a_prompt_is_refused(case: Case) -> None:
     for prompt in (Prompt(text="9", part=parts_at(part, 0, 1)[0], dialect="a1111"), Prompt(text="9", skip=1)):
         with pytest.raises(InvalidRequest, match="reads a prompt as it is written"):
             case.model(F32).conditioner([prompt])
+    for text in ("9", "ostrich"):
+        alone = Prompt(text=text, part=parts_at(parse(text, "a1111"), 0, 1)[0], dialect="a1111")
+        assert case.model(F32).conditioner([alone]).label.tolist() == [9]
 
 
 @pytest.mark.parametrize("case", ["dit"], indirect=True)
