@@ -211,7 +211,9 @@ def turned(config: FluxConfig | ChromaConfig | LuminaConfig | ZImageConfig, axes
     if axes is None:
         return config
     head, count = config.width // config.heads, len(config.axes)
-    whole = isinstance(axes, list) and all(type(one) is int and one > 0 and one % 2 == 0 for one in axes)
+    whole = isinstance(axes, list | tuple) and all(
+        type(one) is int and one > 0 and one % 2 == 0 for one in axes
+    )
     if not whole or len(axes) != count or sum(axes) != head:
         raise ValueError(f"{name} = {axes!r}, which must be {count} even numbers whose sum is {head},")
     return replace(config, axes=tuple(axes))
