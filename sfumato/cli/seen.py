@@ -85,7 +85,7 @@ def reader(model: str, vocabulary: str | Path | None) -> tuple[str, Reads | None
     tokens = None if vocabulary is None else T5Tokens.load(vocabulary)
     if model == BUILT_IN:
         return model, None, tokens
-    if model in READS:
+    if model in READS and not Path(model).exists():  # as everywhere, what is there comes before what is known
         return model, READS[model], tokens
     from sfumato.errors import WeightsError
     from sfumato.weights.hub import resolve
@@ -98,8 +98,14 @@ def reader(model: str, vocabulary: str | Path | None) -> tuple[str, Reads | None
             raise
         raise UnknownName("model", model, [*READS, BUILT_IN]) from error
     with open_source(path) as source:
+        from sfumato.families.foreign import about
         from sfumato.families.inspect import inspect
 
+        if (wrapped := about(source)) is not None:
+            raise InvalidRequest(
+                f"{path} ({wrapped['title']}) comes through diffusers, whose {wrapped['pipeline']} reads the prompt; "
+                "what that sees is not shown here"
+            )
         report = inspect(source)
     name = reads_of(report.family or "", report.variant)
     if name is None:
@@ -157,7 +163,8 @@ def clips(reads: Reads, named: tuple[str, ...], dialect: str) -> dict[str, Calla
 
         return see
 
-    return {"text" if n == 0 else f"text_{n + 1}": seeing(pad) for n, pad in enumerate(reads.clips)}
+    numbered = enumerate(reads.clips, reads.first)
+    return {"text" if number == 1 else f"text_{number}": seeing(pad) for number, pad in numbered}
 
 
 def t5(reads: Reads, tokens: T5Tokens, dialect: str) -> Callable[[Words], dict[str, Any]]:

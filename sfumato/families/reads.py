@@ -9,11 +9,13 @@ from dataclasses import dataclass
 class Reads:
     """``clips`` are CLIP encoders by what fills their rows: its own end token (end) or token 0 (zero).
 
+    They are text, text_2 and so on, from the number ``first`` on.
     ``t5`` is how many tokens of T5 are read, its end among them, 0 without T5; ``small`` whether in small letters.
     ``language`` is how many tokens of a language model.
     """
 
     clips: tuple[str, ...] = ()
+    first: int = 1
     t5: int = 0
     small: bool = False
     language: int = 0
@@ -23,6 +25,7 @@ READS = {
     "sd1": Reads(clips=("end",)),
     "sd2": Reads(clips=("zero",)),
     "sdxl": Reads(clips=("end", "zero")),
+    "sdxl-refiner": Reads(clips=("zero",), first=2),
     "sd3": Reads(clips=("end", "zero"), t5=256),
     "flux": Reads(clips=("end",), t5=512),
     "flux-schnell": Reads(clips=("end",), t5=256),

@@ -34,8 +34,9 @@ class T5Tokens:
             else place
         )
         if found is None or not found.is_file():
+            gone = "" if place.exists() else ", which does not exist"
             raise WeightsError(
-                f"T5's vocabulary is not in {place}: it comes with the checkpoint, as {' or '.join(NAMES)} "
+                f"T5's vocabulary is not in {place}{gone}: it comes with the checkpoint, as {' or '.join(NAMES)} "
                 f"(in a diffusers folder under tokenizer_2 or tokenizer_3); give its place"
             )
         return cls(*(_from_json(found) if found.suffix == ".json" else _from_model(found)))

@@ -11,6 +11,7 @@ import torch
 from sfumato.cli.main import main
 from sfumato.condition import Prompt
 from tests.peers.further import further
+from tests.peers.pipelines import PIPELINES, peer
 from tests.peers.tiny import t5_tokenizer
 
 
@@ -85,6 +86,25 @@ def test_a_checkpoint_tells_how_its_prompts_are_read(
     dit = further("dit", tmp_path / "dit")
     assert main(["prompt", "9", "-m", str(dit.peer.folder)]) == 2
     assert "reads no sentences" in capsys.readouterr().err
+    aura = further("aura", tmp_path / "aura")
+    assert main(["prompt", "9", "-m", str(aura.peer.folder)]) == 2
+    assert "(AuraFlow) comes through diffusers, whose AuraFlowPipeline reads" in capsys.readouterr().err
+
+
+def test_what_is_there_comes_before_what_is_known(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further("pixart sigma", tmp_path / "sigma").peer.folder.rename(tmp_path / "flux")
+    monkeypatch.chdir(tmp_path)
+    assert told(capsys, "a cat", "-m", "flux").startswith("T5 (0) row 1, 2 of 299")
+
+
+def test_the_refiner_has_the_second_encoder_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = peer(PIPELINES["refiner"], tmp_path).folder
+    for model in ("sdxl-refiner", str(folder)):
+        found = json.loads(told(capsys, "a cat", "-m", model, "--json"))
+        assert (found["model"], list(found["encoders"])) == ("sdxl-refiner", ["text_2"])
+    assert told(capsys, "a cat", "-m", str(folder)) == "(0) row 1, 2 of 75 tokens: a cat\n"
 
 
 @pytest.mark.parametrize("name", ["lumina", "z-image turbo", "sana"])
@@ -138,7 +158,7 @@ def test_errors_are_one_line(
     ("arguments", "word"),
     [
         (("--model", "no/such/folder"), "no/such/folder"),
-        (("--model", "flux", "--tokens", "no-such-folder"), "T5's vocabulary is not in no-such-folder"),
+        (("--model", "flux", "--tokens", "no-such-folder"), "no-such-folder, which does not exist: "),
     ],
 )
 def test_files_that_are_not_there(
