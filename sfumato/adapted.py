@@ -106,7 +106,7 @@ class Adapters:
         """Let the adapter at ``path`` act until it is removed; what should be told of it.
 
         ``text`` is its strength on text encoders where it is another; ``blocks`` and ``interval`` are those of
-        adapters.Strength. WeightsError names the keys that find no place (``partial`` leaves them out).
+        adapters.Strength. WeightsError names the layers that find no place (``partial`` leaves them out).
         """
         own = Strength(value=strength, text=text, blocks=blocks or {}, lo=interval[0], hi=interval[1])
         one = Use(path=Path(path), strength=own, partial=partial)

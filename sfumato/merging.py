@@ -49,7 +49,7 @@ def merge(
 ) -> Converted:
     """``convert`` with ``adapters`` in the weights: ``W + sum_k s_k delta_k(W)`` in float32, rounded once when written.
 
-    The header tells what was merged, after what was before. WeightsError names the keys of an adapter that find no
+    The header tells what was merged, after what was before. WeightsError names the layers of an adapter that find no
     place, before anything is written (``partial`` leaves them out); the others are those of ``convert``.
     """
     if not adapters:

@@ -239,7 +239,7 @@ def apply(
     """Let ``adapters`` act on ``networks``, each with its strength (a number or a Strength), until they are removed.
 
     ``merged`` puts them into the weights, otherwise they act beside them. ``denoiser`` is what is called with
-    ``(x, level, condition)``; strengths between two levels need it. WeightsError names the keys that find no place
+    ``(x, level, condition)``; strengths between two levels need it. WeightsError names the layers that find no place
     (``partial`` leaves them out and reports them); InvalidRequest for strengths that cannot be, for patterns of blocks
     that match nothing, and where adapters act already.
     """

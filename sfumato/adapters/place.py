@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 
 from sfumato.adapters.formula import Formula, bare, fits
 from sfumato.adapters.names import Network, Spot, joined
-from sfumato.adapters.read import Adapter, Layer, listed
+from sfumato.adapters.read import PARTIAL, Adapter, Layer, listed
 from sfumato.errors import InvalidRequest, WeightsError
+from sfumato.nn.flux import Flux
 
 Networks = Mapping[str, Network]
 """A model's networks by place: denoiser, text, text_2, text_3."""
+LACKS = "the model has no"
+WIDER = (
+    "makes FLUX.1 read a map: give it with --adapter (adapters=[...]) when the model is loaded; it cannot be merged "
+    "into files, and no prompt can name it"
+)
+"""What is told of an adapter with more columns in the first layer than a model has that was loaded without it."""
 STRONGEST = 1e4
 """The largest strength, as that of a weight in a prompt."""
 
@@ -33,7 +40,7 @@ class Update:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """An adapter with all its updates placed; ``missing`` are keys that found no place, each with the reason."""
+    """An adapter with all its updates placed; ``missing`` are layers that found no place, each with the reason."""
 
     adapter: Adapter
     updates: tuple[Update, ...]
@@ -44,15 +51,15 @@ class Placed:
         """What a person should know."""
         if not self.missing:
             return self.adapter.notes
-        told = f"{self.adapter.path.name} has keys without a place in this model: {listed(self.missing)}"
+        told = f"{self.adapter.path.name} has layers without a place in this model: {listed(self.missing)}"
         return (*self.adapter.notes, told)
 
 
 def place(adapter: Adapter, networks: Networks, *, partial: bool = False) -> Placed:
     """The updates of ``adapter`` in ``networks``.
 
-    WeightsError names every key (the first ten) that finds no place, with the reason: no such layer, no such network,
-    another shape. With ``partial`` these are left out and listed in the result, if any key finds a place at all.
+    WeightsError names every layer (the first ten) that finds no place, with the reason: no such layer, no such network,
+    another shape. With ``partial`` these are left out and listed in the result, if any layer finds a place at all.
     """
     updates: list[Update] = []
     missing: dict[str, str] = {}
@@ -60,29 +67,42 @@ def place(adapter: Adapter, networks: Networks, *, partial: bool = False) -> Pla
     for layer in adapter.layers:
         found = _find(layer, networks)
         if isinstance(found, str):
-            missing |= dict.fromkeys(layer.keys, found)
+            missing[layer.name] = found
             continue
         twice = [taken[key] for each in found if (key := (each.place, each.spot.name)) in taken]
         if twice:
-            missing |= dict.fromkeys(layer.keys, f"it lies where {twice[0]} does")
+            missing[layer.name] = f"it lies where {twice[0]} does"
             continue
         taken |= {(each.place, each.spot.name): layer.name for each in found}
         updates += found
     if missing and (not partial or not updates):
-        total = sum(len(layer.keys) for layer in adapter.layers)
-        raise WeightsError(
-            f"{len(missing):,} of {total:,} keys of the adapter {adapter.path} find no place in this model "
-            f"({', '.join(networks)}): {listed(missing)}"
-            + ("; partial loading leaves them out" if updates else "; it is made for another family")
-        )
+        raise WeightsError(_refused(adapter, networks, missing, bool(updates)))
     return Placed(adapter, tuple(updates), missing)
+
+
+def _refused(adapter: Adapter, networks: Networks, missing: Mapping[str, str], some: bool) -> str:
+    """Why ``adapter``, of which ``some`` layers find a place, does not act."""
+    if WIDER in missing.values():
+        return f"the adapter {adapter.path} {WIDER}"
+    total, here = len(adapter.layers), ", ".join(networks)
+    if some:
+        return (
+            f"{len(missing):,} of {total:,} layers of the adapter {adapter.path} find no place in this model ({here}); "
+            f"{PARTIAL} leaves them out: {listed(missing)}"
+        )
+    lacks = all(reason.startswith(LACKS) for reason in missing.values())
+    verdict = "is for networks that this model does not have" if lacks else "is made for another family"
+    return (
+        f"the adapter {adapter.path} {verdict}: of its {total:,} layers none finds a place in this model ({here}): "
+        f"{listed(missing, 3)}"
+    )
 
 
 def _find(layer: Layer, networks: Networks) -> list[Update] | str:
     """The updates of ``layer`` in the first network that has it in its shape; or why there is none."""
     places = [where for where in layer.places if where in networks]
     if not places:
-        return f"the model has no {' or '.join(layer.places)}"
+        return f"{LACKS} {' or '.join(layer.places)}"
     reason = "no such layer"
     for where in places:
         for names in layer.names:
@@ -101,8 +121,18 @@ def _find(layer: Layer, networks: Networks) -> list[Update] | str:
             if not wrong:
                 return [Update(where, spot, layer.formulas[kind], layer.name) for kind, spot in spots.items()]
             made, wanted = layer.formulas[wrong[0]].shape(), spots[wrong[0]].shape
+            if _widens(made, spots[wrong[0]], networks[where]):
+                return WIDER
             reason = f"it changes a {wrong[0]} of shape {made}, the model's is {wanted}"
     return reason
+
+
+def _widens(made: tuple[int, ...], spot: Spot, network: Network) -> bool:
+    """Whether an update of the shape ``made`` is of the first layer of FLUX.1 with the columns of a map."""
+    net = network.module
+    if not isinstance(net, Flux) or {run.name for run in spot.runs} != {"enter.weight"}:
+        return False
+    return len(made) == 2 and made[0] == spot.shape[0] and made[1] > spot.shape[1]
 
 
 def _fits(formula: Formula, spot: Spot) -> bool:

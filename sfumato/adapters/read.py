@@ -22,6 +22,8 @@ from sfumato.errors import WeightsError
 from sfumato.weights.source import Source, open_source
 
 SHOWN = 10
+PARTIAL = "--partial (partial=True)"
+"""How a person leaves out what is not understood or finds no place."""
 PEFT_HEADER = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
 
@@ -139,19 +141,19 @@ def read_adapter(source: Source, *, partial: bool = False) -> Adapter:
         layers.append(Layer(name, read.places, read.names, weight, bias, tuple(roles.values())))
     if left and not partial:
         raise WeightsError(
-            f"{len(left):,} of {len(source.entries):,} keys of {source.path} are not understood: {listed(left)}; "
-            f"partial loading leaves them out"
+            f"{len(left):,} of {len(source.entries):,} keys of {source.path} are not understood; {PARTIAL} leaves them "
+            f"out: {listed(left)}"
         )
     spelled = "+".join(sorted(layouts))
     return Adapter(source.path, spelled, tuple(layers), source.metadata, left)
 
 
-def listed(names: Iterable[str] | Mapping[str, str]) -> str:
-    """The first ten of ``names``, with the reason where there is one, and how many more there are."""
+def listed(names: Iterable[str] | Mapping[str, str], most: int = SHOWN) -> str:
+    """The first ``most`` of ``names``, with the reason where there is one, and how many more there are."""
     shown = list(names)
     reasons = names if isinstance(names, Mapping) else {}
-    told = [f"{name[:200]} ({reasons[name]})" if name in reasons else name[:200] for name in shown[:SHOWN]]
-    more = f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else ""
+    told = [f"{name[:200]} ({reasons[name]})" if name in reasons else name[:200] for name in shown[:most]]
+    more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
     return ", ".join(told) + more
 
 

@@ -108,7 +108,11 @@ def test_the_authors_names_do_the_same(
 
 
 def test_what_does_not_fit_is_refused(
-    case: Case, state: dict[str, Tensor], path: Path, tmp_path: Path
+    case: Case,
+    state: dict[str, Tensor],
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(InvalidRequest, match="control"):
         loaded(case, path)("a red cat", size="64x80", steps=1)
@@ -117,8 +121,16 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(WeightsError, match=r"changes 100 columns of the first layer, and this FLUX.1 has 64"):
         loaded(case, tmp_path / "odd.safetensors")
     plain = loaded(case)
-    with pytest.raises(WeightsError, match=r"x_embedder.*of shape \(\d+, 128\)"):
+    with pytest.raises(WeightsError, match=r"makes FLUX.1 read a map: give it with --adapter") as error:
         plain.adapters.add(path)
+    assert "partial" not in str(error.value)
+    convert = ("convert", str(case.peer.folder), str(tmp_path / "x"), "--to", "diffusers")
+    assert main([*convert, "--adapter", str(path)]) == 5
+    assert "cannot be merged into files" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    named = loaded(case, adapters_in=path.parent)
+    with pytest.raises(WeightsError, match=r"canny.* makes FLUX.1 read a map"):
+        named("a cat <lora:canny:0.8>", size="64x80", steps=1, dialect="a1111")
 
 
 def test_a_picture_by_the_command_line_is_made_again(case: Case, path: Path, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_another_familys_adapter_is_refused_and_nothing_is_changed(
 ) -> None:
     path = lora(folders["sd1"], tmp_path / "ink.safetensors")
     before = our_latent(sdxl, PROMPT)
-    with pytest.raises(WeightsError, match=r"keys of the adapter .* find no place in this model"):
+    with pytest.raises(WeightsError, match=r"layers of the adapter .* find no place in this model"):
         sdxl.adapt(path)
     assert list(sdxl.adapters) == []
     assert torch.equal(our_latent(sdxl, PROMPT), before)
