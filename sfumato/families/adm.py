@@ -202,7 +202,7 @@ def check(config: PixelConfig, path: Path) -> None:
             raise WeightsError(
                 f"the attention of {path} over {width} channels cannot have "
                 f"{f'heads of {config.head}' if config.head else f'{config.heads} heads'}: say num_heads or "
-                "num_head_channels, as it was trained with, in a config.json beside the weights"
+                "num_head_channels, as it was trained with, in a config.json beside the weights, and give their folder"
             )
 
 

@@ -91,7 +91,7 @@ def _openai(family: Family, part: Part) -> Family:
     note = (
         f"of no published size: taken to have {heads}, {order}, pictures of {by.side} pixels and "
         f"{by.steps} steps on a {'cosine' if by.cosine else 'linear'} schedule; a config.json beside the weights with "
-        "the authors' flags (image_size, num_heads, noise_schedule, ...) overrules it"
+        "the authors' flags (image_size, num_heads, noise_schedule, ...) overrules it, where their folder is given"
     )
     learned = config.outer == 2 * config.inner
     return replace(

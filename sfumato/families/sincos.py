@@ -138,6 +138,11 @@ def class_of(text: str, labels: Mapping[str, int], count: int, nothing: int | No
         else ", and this checkpoint brings no names of classes"
     )
     hint = f"; near: {', '.join(near)}" if near else ""
+    if not word:
+        raise InvalidRequest(
+            "this model makes pictures of a class, and none is named: use the task class2image (sfumato class) with "
+            f"one: allowed are 0 to {count - 1}{named}"
+        )
     raise InvalidRequest(f"label = {text!r} is no class: allowed are 0 to {count - 1}{named}{hint}")
 
 

@@ -403,7 +403,7 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"num_head_channels": 24}, "cannot have heads of 24"),
+        ({"num_head_channels": 24}, "cannot have heads of 24: .*and give their folder"),
         ({"num_heads": 5, "num_head_channels": -1}, "cannot have 5 heads"),
         ({"num_heads": "x"}, "num_heads = 'x'"),
         ({"noise_schedule": "sigmoid"}, "noise_schedule = 'sigmoid'"),

@@ -247,7 +247,11 @@ def test_classes_guidance_and_what_is_refused(tmp_path: Path) -> None:
     save_tensors(path, original(net))
     model = opened(path)
     with pytest.raises(InvalidRequest, match="no class: allowed are 0 to 9"):
-        model.conditioner([Prompt(text="")])
+        model.conditioner([Prompt(text="cat")])
+    with pytest.raises(
+        InvalidRequest, match=r"task class2image \(sfumato class\) with one: allowed are 0 to 9"
+    ):
+        walked(model, Unconditional(steps=2))  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="guidance other than 1"):
         walked(model, Class2Image(label="7", steps=2, guidance=4.0))  # type: ignore[arg-type]
     (note,) = model.notes(Prompt(text="7"))

@@ -113,7 +113,11 @@ def test_defaults_classes_and_what_is_refused(tmp_path: Path) -> None:
     )
     assert far(seven, eight) > 1e-2
     with pytest.raises(InvalidRequest, match="no class: allowed are 0 to 9"):
-        model.conditioner([Prompt(text="")])
+        model.conditioner([Prompt(text="cat")])
+    with pytest.raises(
+        InvalidRequest, match=r"task class2image \(sfumato class\) with one: allowed are 0 to 9"
+    ):
+        walked(model, Unconditional(steps=2))  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="guidance other than 1"):
         walked(model, Class2Image(label="7", steps=2, guidance=4.0))  # type: ignore[arg-type]
     pixel_unet("grey", diffusers.DDPMScheduler(), tmp_path / "grey")
