@@ -39,6 +39,7 @@ from sfumato.adapters.found import (
     spelled,
     use_of,
 )
+from sfumato.adapters.place import place
 from sfumato.adapters.read import Adapter
 from sfumato.device import dtype_named
 from sfumato.errors import InvalidRequest, WeightsError
@@ -127,15 +128,28 @@ class Adapters:
         self._put(left)
 
     def write(
-        self, source: File, target: File, layout: str, *, title: str = "", dtype: str | None = None
+        self,
+        source: File,
+        target: File,
+        layout: str,
+        *,
+        title: str = "",
+        dtype: str | None = None,
+        partial: bool = False,
     ) -> tuple[Path, tuple[str, ...]]:
         """Write the adapter ``source`` of this model to ``target`` in ``layout``; the file, and what should be told.
 
-        See adapters.save_adapter. The header says what kohya's and ModelSpec's fields say of it, and keeps the trigger
-        phrase. InvalidRequest if ``target`` exists, or its name does not go with ``layout``.
+        See adapters.save_adapter; ``partial`` leaves out what finds no place. The header says what kohya's and
+        ModelSpec's fields say of it, and keeps the trigger phrase. InvalidRequest if ``target`` exists, or its name
+        does not go with ``layout``.
         """
         check_target(Path(target), layout)
-        adapter, _ = self._adapter(Use(path=Path(source)))
+        adapter, _ = self._adapter(Use(path=Path(source), partial=partial))
+        places = self._places(self._seams())
+        placed = place(adapter, places, partial=partial)
+        adapter = replace(
+            adapter, layers=tuple(one for one in adapter.layers if one.name not in placed.missing)
+        )
         known = ("modelspec.author", "modelspec.trigger_phrase", "modelspec.license", "modelspec.description")
         kept: dict[str, Any] = {
             name.removeprefix("modelspec."): adapter.metadata[name]
@@ -146,10 +160,8 @@ class Adapters:
         predicts = self.model.denoiser.prediction.kind
         facts = metadata_for(adapter, self.model.name, title=told, predicts=predicts, **kept)
         wanted = None if dtype is None else dtype_named(dtype, "cpu")
-        places = self._places(self._seams())
-        return save_adapter(
-            Path(target), adapter, places, layout, dtype=wanted, metadata=facts
-        ), adapter.notes
+        path = save_adapter(Path(target), adapter, places, layout, dtype=wanted, metadata=facts)
+        return path, placed.notes
 
     def asked(self, task: Any) -> Exactly:
         """What acts in a request of ``task``: what stands, and what its prompts name."""

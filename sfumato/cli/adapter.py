@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+DEFAULT = "emoji"
+"""The model that adapters are for unless another is named."""
+
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
@@ -18,9 +21,8 @@ import click
     required=True,
     help="whose names: a file of kohya's scripts (ComfyUI and A1111 read it) or of diffusers, or PEFT's folder",
 )
-@click.option(
-    "-m", "--model", default="emoji", show_default=True, help="the model that it is for, or its path"
-)
+@click.option("-m", "--model", default=None, help="the model that it is for, or its path (default: emoji)")
+@click.option("--partial", is_flag=True, help="leave out what finds no place in the model")
 @click.option("--title", default="", help="what the adapter is called in its header")
 @click.option("--dtype", default=None, help="float32, bfloat16 or float16 (default: as it is)")
 @click.option("--family", default=None, help="the checkpoint's family, where its keys do not tell it")
@@ -31,7 +33,8 @@ def command(
     source: Path,
     target: Path,
     layout: str,
-    model: str,
+    model: str | None,
+    partial: bool,
     title: str,
     dtype: str | None,
     family: str | None,
@@ -47,10 +50,16 @@ def command(
     """
     from sfumato import api
     from sfumato.adapters.found import check_target
+    from sfumato.errors import WeightsError
 
     check_target(target, layout)
-    loaded = api.load(model, family=family, variant=variant, allow_pickle=allow_pickle)
-    path, notes = loaded.adapters.write(source, target, layout, title=title, dtype=dtype)
+    loaded = api.load(model or DEFAULT, family=family, variant=variant, allow_pickle=allow_pickle)
+    try:
+        path, notes = loaded.adapters.write(source, target, layout, title=title, dtype=dtype, partial=partial)
+    except WeightsError as error:
+        if model is not None:
+            raise
+        raise WeightsError(f"{error}; no -m MODEL was given, and the default is {DEFAULT}") from error
     if as_json:
         click.echo(json.dumps({"path": str(path), "notes": list(notes)}))
         return

@@ -290,3 +290,30 @@ def test_an_adapter_is_written_in_another_layout_and_acts_the_same(
         assert main(["adapter", *arguments]) == code
         assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_an_adapter_is_written_in_parts_where_that_was_asked_and_the_default_model_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(folder / "ink.safetensors")
+    odd = {f"lora_unet_nowhere.lora_{side}.weight": torch.ones(2, 2) for side in ("down", "up")}
+    save_file({**tensors, **odd}, tmp_path / "odd.safetensors")
+    save_file(odd, tmp_path / "other.safetensors")
+    target = tmp_path / "made.safetensors"
+    asked = ("adapter", str(tmp_path / "odd.safetensors"), str(target), "--to", "kohya")
+    assert main([*asked]) == 5
+    assert "--partial (partial=True) leaves them out: lora_unet_nowhere" in capsys.readouterr().err
+    assert main(["adapter", str(tmp_path / "other.safetensors"), str(target), "--to", "kohya"]) == 5
+    assert "another family" in (told := capsys.readouterr().err)
+    assert "no -m MODEL was given, and the default is emoji" in told
+    assert (
+        main(["adapter", str(tmp_path / "other.safetensors"), str(target), "--to", "kohya", "-m", "emoji"])
+        == 5
+    )
+    assert "no -m" not in capsys.readouterr().err
+    assert not target.exists()
+    assert main([*asked, "--partial"]) == 0
+    assert "lora_unet_nowhere" in capsys.readouterr().err
+    made = load_file(target)
+    assert made.keys() == tensors.keys()
+    assert all(torch.equal(made[name], value) for name, value in tensors.items())
