@@ -22,6 +22,28 @@ BY_TEXT = {
 """U-Nets by the width of the text that they read."""
 
 
+ARCHITECTURES = {
+    "stable-diffusion-v1": "Stable Diffusion 1",
+    "stable-diffusion-v2-512": "Stable Diffusion 2",
+    "stable-diffusion-v2-768-v": "Stable Diffusion 2",
+    "stable-diffusion-xl-v1-base": "Stable Diffusion XL",
+    "stable-diffusion-3": "Stable Diffusion 3",
+    "flux-1-dev": "FLUX.1",
+    "flux-1-schnell": "FLUX.1",
+    "kontext": "FLUX.1",
+    "chroma": "Chroma",
+    "flux-1-chroma": "Chroma",
+    "lumina-2": "Lumina-Image 2",
+    "z-image": "Z-Image",
+    "z-image-turbo": "Z-Image",
+    "pixart": "PixArt",
+    "sana": "SANA",
+    "dit": "DiT",
+    "emoji": "the built-in model",
+}
+"""Families by ModelSpec's architecture, or by what is written here for those that it does not name."""
+
+
 def about(source: Source) -> dict[str, object] | None:
     """What ``source`` is if it is an adapter or a textual inversion (``kind``), by ``describe``; None if neither."""
     if is_embedding(source):
@@ -80,7 +102,12 @@ def described(source: Source) -> dict[str, object]:
 
 
 def family_of(adapter: Adapter) -> str:
-    """Which family the names and shapes of ``adapter`` tell, for people; empty if they do not."""
+    """Which family the header of ``adapter`` tells, else its names and shapes, for people; empty if they do not."""
+    told = adapter.metadata.get("modelspec.architecture", "").partition("/")[0]
+    if told.lower() in ARCHITECTURES:
+        return ARCHITECTURES[told.lower()]
+    if told and adapter.metadata.get("modelspec.implementation") == "sfumato":
+        return told
     names = [each.name for each in adapter.layers]
     if any(re.search(r"(double|single)_blocks|single_transformer_blocks", name) for name in names):
         return "FLUX.1"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sfumato.adapted import Given, again
-from sfumato.adapters import Strength
+from sfumato.adapters import Strength, describe, load_adapter, metadata_for
 from sfumato.adapters.found import Use, digest, find, use, use_of
 from sfumato.cli.main import main
 from sfumato.errors import InvalidRequest, UnknownName, WeightsError
@@ -56,6 +56,27 @@ def test_inspect_names_an_adapter_and_its_family(
     shown = capsys.readouterr().out
     assert shown.startswith("a.safetensors: adapter of 1 layers\n")
     assert ("sd_v1" in shown, family in shown) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [("chroma/lora", "Chroma"), ("something/lora", "FLUX.1"), ("", "FLUX.1")],
+)
+def test_a_header_that_says_the_family_is_believed_before_names(
+    architecture: str, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(FAMILIES["FLUX.1"], path, {"modelspec.architecture": architecture})
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["family"] == family
+
+
+def test_the_family_in_a_header_of_ours_is_believed_though_no_list_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(FAMILIES["FLUX.1"], path)
+    facts = metadata_for(load_adapter(path), "AuraFlow", title="a")
+    save_file(FAMILIES["FLUX.1"], path, facts)
+    assert describe(path)["family"] == "AuraFlow"
 
 
 def test_inspect_says_that_an_update_is_zero_and_what_it_does_not_know(
