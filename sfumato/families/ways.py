@@ -19,8 +19,9 @@ class Way:
     shift, with ``narrow`` in its own dtype; ``sign`` multiplies its output; ``packed`` is the side of the patches of
     latent that are its rows, 0 where it reads maps; ``last`` is of films of one frame, channels last; ``more`` names a
     function of nn.wrapped_more, ``doors`` are parameters with names of their own. ``limit`` is the setting that is the
-    most patches a side, and how many places a side one is. Without ``centred`` the shift of the autoencoder's latents
-    is left alone. With ``sized`` the pipeline, not the network, says how many pixels a side its pictures have.
+    most patches a side, and how many places a side one is; with ``square`` that setting counts a square of patches.
+    Without ``centred`` the shift of the autoencoder's latents is left alone. With ``sized`` the pipeline, not the
+    network, says how many pixels a side its pictures have.
 
     Of the walk: ``grid`` is the one on which its pipeline asks a rectified flow ("normal" is the scheduler's own);
     ``patch`` the side of the patches that a shift by size counts, ``mu`` how it counts (see wrapped_process.SHIFTS),
@@ -55,6 +56,7 @@ class Way:
     centred: bool = True
     sized: bool = False
     limit: tuple[str, int] = ("", 1)
+    square: bool = False
     note: str = ""
 
 
@@ -64,7 +66,12 @@ REWRITTEN = "the pipeline lets a language model write the prompt anew; here it i
 
 WAYS: dict[str, Way] = {
     "AuraFlowTransformer2DModel": Way(
-        pipelines=("AuraFlowPipeline",), title="AuraFlow", share=SIGMA, grid="normal"
+        pipelines=("AuraFlowPipeline",),
+        title="AuraFlow",
+        share=SIGMA,
+        grid="normal",
+        limit=("pos_embed_max_size", 2),
+        square=True,
     ),
     "QwenImageTransformer2DModel": Way(
         pipelines=("QwenImagePipeline",),

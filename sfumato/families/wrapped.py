@@ -8,7 +8,10 @@ they do for native families, and the defaults of its call are the model's.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,15 +138,13 @@ def load_wrapped(
             f"the denoiser of {path} is {named}, which the installed diffusers {library.__version__} does not have"
         )
     usual = torch.get_default_dtype()
+    opening = library.DiffusionPipeline.from_pretrained
+    # Releases of diffusers that take dtype warn of torch_dtype, which is all that older ones take.
+    asked = "dtype" if 'kwargs.pop("dtype"' in inspect.getsource(opening) else "torch_dtype"
+    told = {asked: dtype, **{part: None for part in UNREAD if part in index}}
     try:
-        pipe = library.DiffusionPipeline.from_pretrained(
-            path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            variant=variant,
-            use_safetensors=True,
-            **{part: None for part in UNREAD if part in index},
-        )
+        with quiet(library, _library("its text encoders", "transformers")):
+            pipe = opening(path, local_files_only=True, variant=variant, use_safetensors=True, **told)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         raise WeightsError(f"diffusers cannot open {path}: {str(error).splitlines()[0]}") from error
     finally:
@@ -232,7 +233,8 @@ def _defaults(process: Process, pipe: Any, row: Way, network: Wrapped, codec: Co
     step = factor * patch if isinstance(patch, int) and not network.config.packed else factor
     if isinstance(codec, Pixels):
         return replace(process.defaults, width=size, height=size, multiple=size, least=size, most=size)
-    most = min(4096, _first(told.get(row.limit[0], 4096)) * row.limit[1] * network.config.factor)
+    counted = _first(told.get(row.limit[0], 4096))
+    most = min(4096, (math.isqrt(counted) if row.square else counted) * row.limit[1] * network.config.factor)
     size = min(size, most)
     return replace(
         process.defaults,
@@ -245,9 +247,21 @@ def _defaults(process: Process, pipe: Any, row: Way, network: Wrapped, codec: Co
     )
 
 
-def _library(purpose: str) -> Any:
+@contextmanager
+def quiet(*libraries: Any) -> Iterator[None]:
+    """Without the progress bars of ``libraries``, diffusers and transformers, which are as they were afterwards."""
+    with ExitStack() as after:
+        for library in libraries:
+            bars = library.utils.logging
+            if bars.is_progress_bar_enabled():
+                bars.disable_progress_bar()
+                after.callback(bars.enable_progress_bar)
+        yield
+
+
+def _library(purpose: str, name: str = "diffusers") -> Any:
     try:
-        return importlib.import_module("diffusers")
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtra("diffusers", "diffusers", purpose) from error
 

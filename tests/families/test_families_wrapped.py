@@ -60,6 +60,22 @@ def test_a_wrapped_pipeline_makes_what_the_native_model_makes(case: Case) -> Non
 
 
 @pytest.mark.parametrize("case", ["aura"], indirect=True)
+def test_sizes_end_with_the_table_of_places_and_opening_is_quiet(
+    case: Case, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """AuraFlow's setting counts the places of a square: 256 of them are 16 patches of 2 a side."""
+    capfd.readouterr()
+    model = load_wrapped(case.peer.folder)
+    assert "%|" not in capfd.readouterr().err
+    assert not [str(one.message) for one in recwarn if "torch_dtype" in str(one.message)]
+    assert diffusers.utils.logging.is_progress_bar_enabled()
+    assert model.defaults.most == 64
+    walked(model, Text2Image(prompt="a", steps=1, size="64x64"))
+    with pytest.raises(InvalidRequest, match="size = '68x64' is not one that this model can make"):
+        walked(model, Text2Image(prompt="a", steps=1, size="68x64"))
+
+
+@pytest.mark.parametrize("case", ["aura"], indirect=True)
 def test_a_family_that_is_not_native_walks_as_its_pipeline(case: Case) -> None:
     assert is_for(case.peer.folder)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3)).double()
