@@ -210,33 +210,35 @@ def _prefix(layout: str, where: str, networks: Networks) -> str:
     return {"text": "text_encoder.", "text_2": "text_encoder_2.", "text_3": "text_encoder_3."}[where]
 
 
-def _rows(spot: Spot) -> tuple[str, Tensor]:
-    """Our parameter, and the number of its row for each row of ``spot``."""
-    names = {run.name for run in spot.runs}
-    if len(names) > 1 or spot.transposed:
-        raise WeightsError(f"{spot.name} cannot be written: it is no rows of one parameter")
+def _rows(spot: Spot, starts: Mapping[str, int]) -> Tensor:
+    """For each row of ``spot`` the number of ours: its row in our parameter, after where that ``starts``."""
+    if spot.transposed:
+        raise WeightsError(f"{spot.name} cannot be written: our matrix is its transpose, which no rows make")
     order = sorted(spot.runs, key=lambda run: run.first)
-    return names.pop(), torch.cat([torch.arange(run.row, run.row + run.count) for run in order])
+    return torch.cat([starts[run.name] + torch.arange(run.row, run.row + run.count) for run in order])
 
 
 def _moved(updates: list[Update], network: Network, column: str) -> list[tuple[Spot, Formula]]:
     """The updates on the tensors of ``column``."""
-    targets: dict[str, list[tuple[Spot, Tensor]]] = {}
-    for spot in network.index.spots[column].values():
-        if not spot.transposed:
-            name, rows = _rows(spot)
-            targets.setdefault(name, []).append((spot, rows))
+    spots = [spot for spot in network.index.spots[column].values() if not spot.transposed]
+    owners = dict.fromkeys(run.name for spot in (*spots, *(u.spot for u in updates)) for run in spot.runs)
+    starts = {name: number << 32 for number, name in enumerate(owners)}
+    targets: dict[str, dict[str, tuple[Spot, Tensor]]] = {}
+    for spot in spots:
+        rows = _rows(spot, starts)
+        for run in spot.runs:
+            targets.setdefault(run.name, {})[spot.name] = spot, rows
     found: list[tuple[Spot, Formula]] = []
     parts: dict[str, tuple[Spot, Tensor, list[tuple[Tensor, Formula]]]] = {}
     for update in updates:
-        name, own = _rows(update.spot)
+        own = _rows(update.spot, starts)
         place_of = {int(row): number for number, row in enumerate(own)}
         told = 0
-        for spot, rows in targets.get(name, ()):
+        near = {name: each for owner in update.names for name, each in targets.get(owner, {}).items()}
+        for spot, rows in near.values():
             inside = [row for row in rows.tolist() if row in place_of]
             if not inside:
                 continue
-            told += len(inside)
             if len(inside) == len(rows):
                 taken = torch.tensor([place_of[row] for row in rows.tolist()])
                 whole = len(taken) == len(own) and torch.equal(taken, torch.arange(len(own)))
@@ -245,6 +247,9 @@ def _moved(updates: list[Update], network: Network, column: str) -> list[tuple[S
                 where = {row: number for number, row in enumerate(rows.tolist())}
                 at = torch.tensor([where[row] for row in own.tolist()])
                 parts.setdefault(spot.name, (spot, rows, []))[2].append((at, update.formula))
+            else:
+                continue
+            told += len(inside)
         if told != len(own):
             raise WeightsError(f"{update.layer} cannot be written: {column} names have no tensor for it")
     return found + [(spot, _together(spot, len(rows), own)) for spot, rows, own in parts.values()]

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from sfumato.adapters import apply, describe, load_adapter, metadata_for, place, save_adapter
 from sfumato.errors import WeightsError
 from tests.adapters import files
-from tests.adapters.cases import networks
-from tests.adapters.files import FLUX_ORIGINAL
+from tests.adapters.cases import CASES, networks, theirs
+from tests.adapters.files import FLUX_ORIGINAL, layers
 
 A, B = torch.randn(2, 16), torch.randn(48, 2)
 LAYER = "lora_unet_double_blocks_0_img_attn_qkv"
@@ -65,6 +66,28 @@ def test_cut_into_diffusers_tensors_and_put_together_again(algorithm: str, tmp_p
         assert sorted(first.keys()) == sorted(last.keys())
         for key in sorted(first.keys()):
             assert torch.equal(first.get_tensor(key), last.get_tensor(key)), key
+
+
+@pytest.mark.parametrize("case", ["sd1", "sdxl", "sd3", "flux", "pixart", "chroma"])
+def test_diffusers_adapters_of_every_family_are_written_for_kohyas_scripts(case: str, tmp_path: Path) -> None:
+    """Of every attention, with other factors for queries, keys and values: the same update in the other names."""
+    draws = torch.Generator().manual_seed(3)
+    tensors, mine = dict[str, Tensor](), networks(case)
+    for name, layer in layers(theirs(case), (torch.nn.Linear,)).items():
+        if "attn" in name and CASES[case].adapted(name) and "norm" not in name:
+            outer, inner = layer.weight.shape  # type: ignore[union-attr,misc]
+            tensors[f"{CASES[case].prefix}.{name}.lora_A.weight"] = torch.randn(2, inner, generator=draws)  # type: ignore[has-type]
+            tensors[f"{CASES[case].prefix}.{name}.lora_B.weight"] = torch.randn(outer, 2, generator=draws)  # type: ignore[has-type]
+    assert len(tensors) > 8
+    adapter = load_adapter(saved(tmp_path / "a.safetensors", tensors))
+    before = {k: v.clone() for k, v in mine["denoiser"].module.state_dict().items()}
+    with apply(mine, [(adapter, 1.0)], merged=True):
+        expected = {k: v.clone() for k, v in mine["denoiser"].module.state_dict().items()}
+    assert sum(not torch.equal(expected[k], before[k]) for k in before) >= 4
+    save_adapter(tmp_path / "b.safetensors", adapter, mine, "kohya")
+    with apply(mine, [(load_adapter(tmp_path / "b.safetensors"), 1.0)], merged=True):
+        for key, value in mine["denoiser"].module.state_dict().items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-6, atol=1e-6)
 
 
 def test_different_factors_below_one_tensor_become_blocks(tmp_path: Path) -> None:
