@@ -56,7 +56,7 @@ def is_embedding(source: Source) -> bool:
         return False
     ((name, shape),) = source.shapes.items()
     few = len(shape) == 1 or (len(shape) == 2 and shape[0] <= MOST)  # one vector may be no matrix
-    return few and read_key(name) is None
+    return few and read_key(name) is None and not name.endswith((".weight", ".bias"))  # a word, no layer
 
 
 def read_embedding(source: Source) -> Embedding:
