@@ -314,7 +314,12 @@ def test_without_text_encoders_pictures_are_the_whole_prompt(flux: Peer, prior: 
 def test_a_reference_of_style_sees_no_picture(schnell: Peer, prior: Peer) -> None:
     """By attention strength 0 is the prompt alone to it too; and what is avoided, which is shorter, goes with it."""
     ours = model(schnell, prior)
-    fields: dict[str, Any] = {"image": picture(4), "prompt": "a red cat", "source": "dog", "negative": "night"}
+    fields: dict[str, Any] = {
+        "image": picture(4),
+        "prompt": "a red cat",
+        "source": "dog",
+        "negative": "night",
+    }
     fields |= {"steps": 2, "seed": 3, "size": "64x80", "guidance": 3.0}
     plain = walked(ours, Style(**fields))[0]
     none = walked(ours, Style(**fields, look=[(picture(), 0.0)], look_by="attention"))[0]
