@@ -50,8 +50,10 @@ def command(
     """
     from sfumato import api
     from sfumato.adapters.found import check_target
-    from sfumato.errors import WeightsError
+    from sfumato.errors import InvalidRequest, WeightsError
 
+    if not source.exists():
+        raise InvalidRequest(f"the adapter {source} does not exist")
     check_target(target, layout)
     loaded = api.load(model or DEFAULT, family=family, variant=variant, allow_pickle=allow_pickle)
     try:

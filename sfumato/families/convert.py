@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.errors import InvalidRequest, OutputError, WeightsError
+from sfumato.errors import InvalidRequest, WeightsError
 from sfumato.families import languages, pixel_settings, settings
 from sfumato.families.checkpoint import Checkpoint, Part, open_checkpoint
 from sfumato.families.clip_tokenizer import clip_tokenizer
@@ -99,11 +99,11 @@ def convert(
     ``metadata`` is written to the headers besides. ``target`` must not exist; it is whole or absent.
 
     Raises WeightsError if ``source`` is of no known network, holds values that float16 cannot, or has a network
-    that the other layout has no names for; OutputError if ``target`` cannot be written.
+    that the other layout has no names for; InvalidRequest if ``target`` exists, OutputError if it cannot be written.
     """
     place = Path(target)
     if place.exists():
-        raise OutputError(f"{place} exists already; choose another output")
+        raise InvalidRequest(f"{place} exists already; choose another output")
     report = inspect(source)
     chosen = family or report.family
     said: list[str] = []

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from sfumato.errors import OutputError, WeightsError
+from sfumato.errors import InvalidRequest, OutputError, WeightsError
 from sfumato.families.checkpoint import open_checkpoint
 from sfumato.families.convert import KEPT, convert
 from sfumato.weights.load import load_into
@@ -211,7 +211,7 @@ def test_nothing_is_replaced_and_refusals_are_sentences(tmp_path: Path) -> None:
     write_original(tmp_path / "one.safetensors", "sd1")
     (tmp_path / "there").mkdir()
     with open_source(tmp_path / "one.safetensors") as source:
-        with pytest.raises(OutputError, match="exists already"):
+        with pytest.raises(InvalidRequest, match="exists already"):
             convert(source, tmp_path / "there", "diffusers")
         with pytest.raises(ValueError, match="must end in"):
             convert(source, tmp_path / "file", "original")
