@@ -339,3 +339,16 @@ def test_the_blur_is_that_of_smoothed_energy_guidance(sides: tuple[int, int], de
     mean = theirs(query.clone(), 3, 1.0, 2.0)
     flat = replace(Told(Manner(smooth=ALL))).at(0, sides).blurred(query)
     torch.testing.assert_close(flat, mean)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["lumina", "zimage"])
+def test_texts_of_several_owners_may_have_holes_between_them(name: str) -> None:
+    """Words have places by their number in the row, which those that do not count must not take."""
+    make, doors, channels = NETS[name]
+    net, x = redrawn(make()), drawn(2, channels, 8, 12, seed=5)
+    owner, regions = torch.tensor([[0, 0, 0, 1, 1]] * 2), (drawn(2, 2, 8, 12, seed=7) > 0).double()
+    counts, kept = torch.tensor([[True, True, False, True, True]] * 2), [0, 1, 3, 4]
+    found = net(x, CLOCK, **doors, mask=counts, owner=owner, regions=regions)
+    whole = net(x, CLOCK, tokens=doors["tokens"][:, kept], owner=owner[:, kept], regions=regions)
+    assert far(found, whole) < 1e-12

@@ -18,6 +18,7 @@ from sfumato.denoiser import Denoiser
 from sfumato.engine.engine import Engine
 from sfumato.engine.run import run
 from sfumato.errors import InvalidRequest
+from sfumato.manner import Manner
 from sfumato.model import Defaults, Model
 from sfumato.nn.dit import DiT, DiTConfig
 from sfumato.nn.flux import Flux, FluxConfig
@@ -30,7 +31,7 @@ from sfumato.process.schedule import Flow
 from sfumato.tasks.compose import Compose, at_latents, merged, parted
 from sfumato.tasks.image2image import Image2Image
 from sfumato.tasks.seamless import SHIFTS, Tile, rolled
-from sfumato.tasks.style import Style
+from sfumato.tasks.style import Style, beside
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
 from tests.tasks.toys import alike, picture, toy
@@ -364,3 +365,35 @@ def test_levels_of_the_reference_lie_on_its_path() -> None:
     noise = torch.randn(2, 3, SIDE, SIDE, dtype=F64)
     straight = noised_path(y, noise)(low)
     torch.testing.assert_close(straight, low.alpha * y + low.sigma * torch.rot90(noise, 2, (-2, -1)))
+
+
+def test_a_reference_walks_under_its_own_words_however_many() -> None:
+    """The shorter of two texts is filled up and masked there; what counts more than once is said of x's alone."""
+    asked: list[Cond] = []
+
+    async def denoise(x: Tensor, at: Level, *conds: Cond) -> tuple[Any, ...]:
+        asked.extend(conds)
+        return conds
+
+    own = Cond(tokens=torch.full((1, 3, 2), 7.0), vector=torch.full((1, 4), 7.0))
+    mine = Cond(
+        tokens=torch.ones(1, 5, 2),
+        vector=torch.ones(1, 4),
+        counts=torch.tensor([[1.0, 1, 1, 0.5, 0.5]]),
+        manner=Manner(share=frozenset({0})),
+    )
+    run(
+        beside(denoise, lambda at: torch.zeros(1, 1, 2, 2), own)(
+            torch.zeros(1, 1, 2, 2), Flow().level(0.5), mine
+        )
+    )
+    (told,) = asked
+    named = told.named()
+    assert torch.equal(named["exemplar_tokens"][:, :3], own.named()["tokens"])
+    assert not named["exemplar_tokens"][:, 3:].any()
+    assert named["exemplar_mask"].tolist() == [[True] * 3 + [False] * 2]
+    assert named["mask"].tolist() == [[True] * 5]
+    assert torch.equal(named["counts"], mine.named()["counts"])
+    assert named["exemplar_counts"].tolist() == [[1.0] * 3 + [0.0] * 2]
+    assert torch.equal(named["exemplar_vector"], own.named()["vector"])
+    assert torch.equal(named["tokens"], mine.named()["tokens"])

@@ -23,6 +23,7 @@ from sfumato.picture.recipe import Recipe
 from sfumato.remaking import task_of
 from sfumato.tasks.given import Raster
 from sfumato.tasks.looked import MOST, parted, read_looks
+from sfumato.tasks.sampling import plan
 from sfumato.tasks.table import TASKS, request
 from sfumato.tasks.task import make
 from sfumato.tasks.text2image import Text2Image
@@ -214,3 +215,15 @@ def test_a_text_is_embedded_once_in_a_request() -> None:
     texts = [(prompt.text, prompt.negative) for prompt in asked]
     assert len(texts) == len(set(texts))
     assert any(negative for _, negative in texts)
+
+
+def test_one_text_with_pictures_and_without_is_two_conditions() -> None:
+    model, asked = seeing()
+    to = plan(make(Text2Image, prompt="left", look=[SEEN], steps=1), model, (5, 4))
+
+    async def both() -> None:
+        await to.conditions("left", None)
+        await to.conditions("left", None, looks=())
+
+    run(both())
+    assert [len(prompt.looks) for prompt in asked if not prompt.negative] == [1, 0]
